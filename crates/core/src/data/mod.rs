@@ -1,0 +1,88 @@
+//! Sources of samples and the loader.
+//!
+//! A [`Source`] maps an index to a sample; a [`Transform`] maps a sample and its key to arrays; a loader owns threads
+//! and yields [`Batch`]es in index order, the same bytes for any number of workers.
+
+use crate::Result;
+use crate::rng::Key;
+
+/// Random access to samples. Implementations are pure: the same index gives the same sample.
+pub trait Source: Send + Sync {
+    /// What a sample is: an image, a wave form, a sentence.
+    type Sample: Send;
+
+    /// A short name for tables (`cifar10`, `sign-digits`, the folder's name).
+    fn name(&self) -> &str;
+    /// The number of samples.
+    fn len(&self) -> usize;
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// The sample at `index`.
+    ///
+    /// # Errors
+    /// [`crate::Error::Data`], [`crate::Error::Format`] or [`crate::Error::Io`] for a sample that cannot be read;
+    /// loaders count, name and skip those.
+    fn sample(&self, index: usize) -> Result<Self::Sample>;
+    /// The class of the sample, where there are labels.
+    fn label(&self, index: usize) -> Option<u32>;
+    /// The number of classes, 0 where there are no labels.
+    fn classes(&self) -> usize;
+    /// A hash of the content, independent of where it is stored; it stands beside every number in a table.
+    fn fingerprint(&self) -> String;
+}
+
+/// A dense `f32` array in row-major order, before it becomes a tensor.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Array {
+    /// Dimensions, outermost first (`[C, H, W]` for an image).
+    pub shape: Vec<usize>,
+    /// The elements.
+    pub data: Vec<f32>,
+}
+
+/// From a sample to the views of it. Pure: all randomness comes from the key.
+pub trait Transform<S>: Send + Sync {
+    /// The views, in the method's order. `key` names seed, epoch and sample; view `v` draws from `key.view(v)`.
+    ///
+    /// # Errors
+    /// A sample that the transform cannot take.
+    fn apply(&self, sample: &S, key: Key) -> Result<Vec<Array>>;
+}
+
+/// Samples ready for a step.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// One tensor per view, `[N, ...]` each, on the CPU.
+    pub views: Vec<candle_core::Tensor>,
+    /// Index of each sample in its source.
+    pub indices: Vec<u64>,
+    /// Labels where the source has them; only probes may look.
+    pub labels: Option<Vec<u32>>,
+}
+
+impl Batch {
+    /// The number of samples.
+    pub fn len(&self) -> usize {
+        self.indices.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.indices.is_empty()
+    }
+}
+
+/// Batches of an epoch, in order: what the training loop asks of a loader.
+pub trait Batches: Send + Sync {
+    /// Steps in an epoch (the last, smaller batch is dropped).
+    fn steps_per_epoch(&self) -> u64;
+
+    /// The batches of `epoch` beginning with step `from_step` of it, for resume. The iterator yields
+    /// `steps_per_epoch - from_step` items.
+    fn epoch(&self, epoch: u64, from_step: u64) -> Box<dyn Iterator<Item = Result<Batch>> + '_>;
+
+    /// Names the data for run records: [`Source::name`] and [`Source::fingerprint`].
+    fn identity(&self) -> (String, String);
+}

@@ -1,0 +1,1 @@
+//! Named, versioned evaluation protocols: features and labels in, metrics out.

@@ -1,0 +1,1 @@
+//! Fused CPU operations with their own backward, and their plain-Candle twins for other devices.

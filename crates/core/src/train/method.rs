@@ -1,0 +1,117 @@
+//! What the loop knows of a method.
+
+use std::collections::HashMap;
+
+use candle_core::Tensor;
+
+use crate::Result;
+use crate::data::Batch;
+use crate::dist::Comm;
+use crate::nn::ParamStore;
+
+/// Where a run stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// The run's seed.
+    pub seed: u64,
+    /// Optimiser steps done.
+    pub step: u64,
+    /// Steps of the whole run.
+    pub total_steps: u64,
+    /// Epoch of this step, from 0.
+    pub epoch: u64,
+    /// Epochs of the whole run.
+    pub total_epochs: u64,
+    /// Steps in an epoch.
+    pub steps_per_epoch: u64,
+}
+
+/// Which network is evaluated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Branch {
+    /// The trained network (SimCLR, MoCo's query encoder, BYOL's online network).
+    Online,
+    /// The momentum network (BYOL's target, MoCo's key encoder).
+    Target,
+    /// DINO's teacher.
+    Teacher,
+}
+
+/// What a step gives back.
+#[derive(Debug)]
+pub struct StepOutput {
+    /// The scalar to differentiate.
+    pub loss: Tensor,
+    /// Further named scalars for the log (accuracy of the pretext task, parts of the loss).
+    pub terms: Vec<(String, f64)>,
+    /// Embeddings of the batch, one tensor `[N, D]` per view, cut from the graph: what the collapse instruments look
+    /// at.
+    pub embeddings: Vec<Tensor>,
+    /// Backbone features `[N, width]` of the first view, cut from the graph, for the online probe.
+    pub features: Option<Tensor>,
+}
+
+/// A self-supervised method. Object-safe; the loop holds a `&mut dyn Method`.
+pub trait Method: Send {
+    /// The name in tables (`simclr`, `moco-v1`).
+    fn name(&self) -> &str;
+
+    /// How many views of each sample a batch must bring.
+    fn views(&self) -> usize;
+
+    /// Trained parameters and their buffers. Momentum copies are [`Method::state`], not parameters.
+    fn params(&self) -> &ParamStore;
+
+    /// Called before the forward pass of every step (prototype normalisation, an EMA that precedes the keys).
+    ///
+    /// # Errors
+    /// Whatever the method's state refuses.
+    fn before_step(&mut self, _progress: &Progress) -> Result<()> {
+        Ok(())
+    }
+
+    /// The forward pass and the loss on one batch of views. Never touches the optimiser.
+    ///
+    /// # Errors
+    /// Shapes that do not fit, a rank that is gone.
+    fn step(&mut self, batch: &Batch, comm: &Comm, progress: &Progress) -> Result<StepOutput>;
+
+    /// Called after every optimiser update (EMA, queue, centre, in the paper's order).
+    ///
+    /// # Errors
+    /// Whatever the method's state refuses.
+    fn after_update(&mut self, _progress: &Progress) -> Result<()> {
+        Ok(())
+    }
+
+    /// The branch that [`Method::features`] runs and that is exported.
+    fn branch(&self) -> Branch {
+        Branch::Online
+    }
+
+    /// Backbone features `[N, width]` of a batch `[N, C, H, W]` in evaluation mode, by [`Method::branch`].
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    fn features(&self, x: &Tensor) -> Result<Tensor>;
+
+    /// The tensors of the evaluated backbone with public names (torchvision's, timm's).
+    fn backbone(&self) -> Vec<(String, Tensor)>;
+
+    /// All state beyond [`Method::params`] by name: momentum copies, queues, banks, centres.
+    ///
+    /// # Errors
+    /// A tensor that cannot be read back from its device.
+    fn state(&self) -> Result<Vec<(String, Tensor)>> {
+        Ok(Vec::new())
+    }
+
+    /// Takes back what [`Method::state`] gave.
+    ///
+    /// # Errors
+    /// A missing name or another shape.
+    fn load_state(&mut self, _state: &HashMap<String, Tensor>) -> Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,1 @@
+//! Safetensors in and out, and the manifest that travels with them.
