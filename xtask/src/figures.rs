@@ -1,0 +1,51 @@
+//! Figures as SVG.
+
+use std::path::Path;
+
+use anyhow::{Result, anyhow};
+use plotters::prelude::*;
+
+/// A named curve.
+pub struct Curve {
+    /// The legend.
+    pub name: String,
+    /// Points in order of x.
+    pub points: Vec<(f64, f64)>,
+}
+
+/// Draws panels side by side, each `(title, x label, y label, curves)`.
+pub fn lines(path: &Path, panels: &[(&str, &str, &str, Vec<Curve>)]) -> Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let width = 480 * panels.len().max(1) as u32;
+    let root = SVGBackend::new(path, (width, 360)).into_drawing_area();
+    root.fill(&WHITE)?;
+    let areas = root.split_evenly((1, panels.len().max(1)));
+    for (area, (title, x_label, y_label, curves)) in areas.iter().zip(panels) {
+        let points = || curves.iter().flat_map(|c| c.points.iter()).filter(|p| p.1.is_finite());
+        let range = |pick: fn(&(f64, f64)) -> f64| {
+            let (low, high) = points().map(pick).fold((f64::MAX, f64::MIN), |(l, h), v| (l.min(v), h.max(v)));
+            let pad = ((high - low) * 0.05).max(1e-3);
+            if low > high { 0.0..1.0 } else { low - pad..high + pad }
+        };
+        let mut chart = ChartBuilder::on(area)
+            .caption(title, ("sans-serif", 18))
+            .margin(12)
+            .x_label_area_size(36)
+            .y_label_area_size(48)
+            .build_cartesian_2d(range(|p| p.0), range(|p| p.1))
+            .map_err(|e| anyhow!("figure: {e}"))?;
+        chart.configure_mesh().x_desc(*x_label).y_desc(*y_label).light_line_style(WHITE).draw()?;
+        for (i, curve) in curves.iter().enumerate() {
+            let colour = Palette99::pick(i).to_rgba();
+            chart
+                .draw_series(LineSeries::new(curve.points.iter().copied(), colour.stroke_width(2)))?
+                .label(&curve.name)
+                .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2)));
+        }
+        chart.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(BLACK.mix(0.3)).draw()?;
+    }
+    root.present()?;
+    Ok(())
+}
