@@ -76,8 +76,8 @@ proptest! {
             prop_assert!(view.data.iter().all(|v| (0.0..=1.0).contains(v)));
         }
         prop_assert_eq!(&views, &recipe.apply(&image, key(seed)).unwrap());
-        // Views of equal operations draw differently (an image of one pixel has nothing to differ in).
-        prop_assert!(views[2] != views[3] || views[3] != views[4] || width * height < 16);
+        // Views of equal operations draw differently (a thin image has only one crop).
+        prop_assert!(views[2] != views[3] || views[3] != views[4] || width.min(height) < 12);
     }
 
     #[test]
