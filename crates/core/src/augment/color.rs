@@ -1,0 +1,99 @@
+//! Colour operations with the arithmetic of Pillow's `ImageEnhance`, `convert` and `ImageOps`, in place.
+
+use super::dispatch::vectorised;
+use super::hsv::{hsv_to_rgb, rgb_to_hsv, sextant};
+use super::Image;
+
+/// Pillow's 8-bit luma, ITU-R 601: `(19595 R + 38470 G + 7471 B + 0x8000) >> 16`.
+#[inline]
+pub fn luma([r, g, b]: [u8; 3]) -> u8 {
+    ((19595 * u32::from(r) + 38470 * u32::from(g) + 7471 * u32::from(b) + 0x8000) >> 16) as u8
+}
+
+/// Pillow's `blend`: from `start` (factor 0) to `value` (factor 1) and beyond, truncated to a byte. The saturating
+/// cast is Pillow's clipping outside 0..=1 and changes nothing inside.
+#[inline(always)]
+fn blend(start: u8, value: u8, factor: f32) -> u8 {
+    let difference = i32::from(value) - i32::from(start);
+    (f32::from(start) + factor * difference as f32).clamp(0.0, 255.0) as i32 as u8
+}
+
+#[inline(always)]
+fn blend_kernel(data: &mut [u8], start: u8, factor: f32) {
+    for value in data {
+        *value = blend(start, *value, factor);
+    }
+}
+
+#[inline(always)]
+fn saturation_kernel(data: &mut [u8], factor: f32) {
+    for pixel in data.as_chunks_mut::<3>().0 {
+        let gray = luma(*pixel);
+        *pixel = pixel.map(|value| blend(gray, value, factor));
+    }
+}
+
+#[inline(always)]
+fn luma_sum_kernel(data: &[u8], sum: &mut u64) {
+    for block in data.as_chunks::<3>().0.chunks(1 << 16) {
+        *sum += u64::from(block.iter().map(|&pixel| u32::from(luma(pixel))).sum::<u32>());
+    }
+}
+
+vectorised!(fn blend_all = blend_kernel(data: &mut [u8], start: u8, factor: f32));
+vectorised!(fn saturate_all = saturation_kernel(data: &mut [u8], factor: f32));
+vectorised!(fn luma_sum = luma_sum_kernel(data: &[u8], sum: &mut u64));
+
+/// Blends with black: 0 gives black, 1 the image.
+pub fn adjust_brightness(image: &mut Image, factor: f64) {
+    blend_all(&mut image.data, 0, factor as f32);
+}
+
+/// Blends with the mean luma of the whole image (rounded): 0 gives one flat gray, 1 the image.
+pub fn adjust_contrast(image: &mut Image, factor: f64) {
+    let mut sum = 0;
+    if image.channels == 3 {
+        luma_sum(&image.data, &mut sum);
+    } else {
+        sum = image.data.iter().map(|&v| u64::from(v)).sum();
+    }
+    let mean = (sum as f64 / (image.width * image.height) as f64 + 0.5) as u8;
+    blend_all(&mut image.data, mean, factor as f32);
+}
+
+/// Blends every pixel with its luma: 0 gives a gray image, 1 the image. A gray image stays as it is.
+pub fn adjust_saturation(image: &mut Image, factor: f64) {
+    if image.channels == 3 {
+        saturate_all(&mut image.data, factor as f32);
+    }
+}
+
+/// Turns the hue by `shift` of the colour wheel, -0.5 to 0.5, through Pillow's 8-bit HSV. The round trip loses a
+/// little even for 0. A gray image stays as it is.
+pub fn adjust_hue(image: &mut Image, shift: f64) {
+    if image.channels != 3 {
+        return;
+    }
+    let shift = (shift * 255.0) as i32 as u8;
+    let sextants: [(u8, f32); 256] = std::array::from_fn(|hue| sextant((hue as u8).wrapping_add(shift)));
+    for pixel in image.data.as_chunks_mut::<3>().0 {
+        let [h, s, v] = rgb_to_hsv(*pixel);
+        *pixel = hsv_to_rgb(sextants[usize::from(h)], s, v);
+    }
+}
+
+/// Replaces every pixel by its luma; the number of channels stays.
+pub fn grayscale(image: &mut Image) {
+    if image.channels == 3 {
+        for pixel in image.data.as_chunks_mut::<3>().0 {
+            *pixel = [luma(*pixel); 3];
+        }
+    }
+}
+
+/// Inverts the values that are at least `threshold` (the papers' 0.5 is 128).
+pub fn solarize(image: &mut Image, threshold: u8) {
+    for value in &mut image.data {
+        *value = if *value >= threshold { 255 - *value } else { *value };
+    }
+}
