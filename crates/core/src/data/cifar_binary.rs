@@ -27,7 +27,13 @@ const LAYOUTS: [Layout; 2] = [
     Layout {
         name: "cifar10",
         folder: "cifar-10-batches-bin",
-        train: &["data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"],
+        train: &[
+            "data_batch_1.bin",
+            "data_batch_2.bin",
+            "data_batch_3.bin",
+            "data_batch_4.bin",
+            "data_batch_5.bin",
+        ],
         test: &["test_batch.bin"],
         label_bytes: 1,
         classes: 10,
@@ -72,7 +78,8 @@ impl Layout {
         for path in files {
             let bytes = fs::read(path).map_err(Error::io(path))?;
             if bytes.is_empty() || bytes.len() % record != 0 {
-                let reason = format!("{} bytes are not whole {} records of {record} bytes", bytes.len(), self.name);
+                let reason =
+                    format!("{} bytes are not whole {} records of {record} bytes", bytes.len(), self.name);
                 return Err(Error::format(path, reason));
             }
             let first = labels.len();

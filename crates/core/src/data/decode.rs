@@ -33,9 +33,13 @@ pub fn decode(bytes: &[u8], path: &Path) -> Result<Image> {
     if bytes.is_empty() {
         return Err(Error::format(path, "the file is empty"));
     }
-    let format = image::guess_format(bytes).map_err(|_| Error::format(path, "not a JPEG, PNG or WebP image"))?;
+    let format =
+        image::guess_format(bytes).map_err(|_| Error::format(path, "not a JPEG, PNG or WebP image"))?;
     if !matches!(format, ImageFormat::Jpeg | ImageFormat::Png | ImageFormat::WebP) {
-        return Err(Error::format(path, format!("{format:?} images are not supported: use JPEG, PNG or WebP")));
+        return Err(Error::format(
+            path,
+            format!("{format:?} images are not supported: use JPEG, PNG or WebP"),
+        ));
     }
     if format == ImageFormat::Jpeg && !jpeg_is_complete(bytes) {
         return Err(Error::format(path, "truncated JPEG: no end-of-image marker"));

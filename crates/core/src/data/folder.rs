@@ -14,7 +14,8 @@ use super::decode::decode;
 use super::memory::{out_of_range, short_hex};
 
 const EXTENSIONS: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
-const MAX_DEPTH: usize = 64;
+/// Below the number of links that systems follow in one path (40), so that a cycle of links is seen as one.
+const MAX_DEPTH: usize = 32;
 
 /// Images in a folder and its sub-folders, decoded when asked for, always three channels.
 ///
@@ -74,7 +75,8 @@ impl ImageFolder {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let class_names = if labelled { class_names.into_iter().map(text).collect() } else { Vec::new() };
         let files = images.into_iter().map(|image| (text(&image.key), image.path)).collect();
-        let name = root.canonicalize().ok().and_then(|p| p.file_name().map(|n| n.to_string_lossy().into_owned()));
+        let name =
+            root.canonicalize().ok().and_then(|p| p.file_name().map(|n| n.to_string_lossy().into_owned()));
         Ok(Self {
             name: name.unwrap_or(shown),
             root: root.to_path_buf(),

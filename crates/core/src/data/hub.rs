@@ -240,5 +240,4 @@ impl HubDataset {
         let name = format!("{}-{}", self.name(), split.name());
         open_parquet(&name, &[file], Some(&self.columns()))
     }
-
 }

@@ -94,7 +94,13 @@ pub(super) fn files_of_split(path: &Path, split: Split) -> Result<Vec<PathBuf>> 
     Ok(files)
 }
 
-fn collect_files(folder: &Path, split: &str, inside: bool, depth: usize, files: &mut Vec<PathBuf>) -> Result<()> {
+fn collect_files(
+    folder: &Path,
+    split: &str,
+    inside: bool,
+    depth: usize,
+    files: &mut Vec<PathBuf>,
+) -> Result<()> {
     for entry in fs::read_dir(folder).map_err(Error::io(folder))? {
         let path = entry.map_err(Error::io(folder))?.path();
         let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
@@ -162,7 +168,11 @@ fn read_table(path: &Path, columns: Option<&ParquetColumns>) -> Result<Table> {
 }
 
 /// Reads all of one column chunk, which must not hold nulls.
-fn read_column<T: DataType>(mut column: ColumnReaderImpl<T>, path: &Path, into: &mut Vec<T::T>) -> Result<()> {
+fn read_column<T: DataType>(
+    mut column: ColumnReaderImpl<T>,
+    path: &Path,
+    into: &mut Vec<T::T>,
+) -> Result<()> {
     loop {
         let (mut definitions, mut repetitions) = (Vec::new(), Vec::new());
         let (records, values, _) = column

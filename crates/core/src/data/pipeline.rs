@@ -125,9 +125,11 @@ impl<S: Source, T: Transform<S::Sample>> Job<S, T> {
     }
 }
 
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
+/// A panic's message on one line.
+fn panic_text(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// The indices of one batch after another.
@@ -246,7 +248,8 @@ impl Pool {
         let stop = Arc::new(AtomicBool::new(false));
         let mut threads = Vec::with_capacity(workers);
         for number in 0..workers {
-            let (job, queue, results, stop) = (job.clone(), task_queue.clone(), results.clone(), stop.clone());
+            let (job, queue, results, stop) =
+                (job.clone(), task_queue.clone(), results.clone(), stop.clone());
             let run = move || {
                 while let Ok((slot, position)) = queue.recv() {
                     if stop.load(Ordering::Relaxed) {
