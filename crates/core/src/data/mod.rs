@@ -3,8 +3,50 @@
 //! A [`Source`] maps an index to a sample; a [`Transform`] maps a sample and its key to arrays; a loader owns threads
 //! and yields [`Batch`]es in index order, the same bytes for any number of workers.
 
+use std::sync::Arc;
+
 use crate::Result;
 use crate::rng::Key;
+
+#[cfg(feature = "data")]
+mod cifar_binary;
+#[cfg(feature = "data")]
+pub mod decode;
+#[cfg(feature = "data")]
+pub mod embedded;
+#[cfg(feature = "data")]
+mod folder;
+#[cfg(feature = "hub")]
+pub mod hub;
+#[cfg(feature = "data")]
+mod loader;
+mod memory;
+#[cfg(feature = "data")]
+mod open;
+#[cfg(feature = "hub")]
+mod parquet_file;
+#[cfg(feature = "data")]
+mod pipeline;
+#[cfg(feature = "data")]
+mod skipped;
+mod subset;
+#[cfg(all(test, feature = "data"))]
+mod tests;
+
+#[cfg(feature = "data")]
+pub use cifar_binary::cifar_binary;
+#[cfg(feature = "data")]
+pub use folder::ImageFolder;
+#[cfg(feature = "data")]
+pub use loader::{Loader, LoaderOptions, SequentialLoader};
+pub use memory::InMemory;
+#[cfg(feature = "data")]
+pub use open::open;
+#[cfg(feature = "hub")]
+pub use parquet_file::{ParquetColumns, open_parquet};
+#[cfg(feature = "data")]
+pub use skipped::Skipped;
+pub use subset::{Subset, Unlabelled};
 
 /// Random access to samples. Implementations are pure: the same index gives the same sample.
 pub trait Source: Send + Sync {
@@ -25,12 +67,68 @@ pub trait Source: Send + Sync {
     /// [`crate::Error::Data`], [`crate::Error::Format`] or [`crate::Error::Io`] for a sample that cannot be read;
     /// loaders count, name and skip those.
     fn sample(&self, index: usize) -> Result<Self::Sample>;
+    /// What a report calls the sample: a file's relative path, or the source's name and the index.
+    fn sample_name(&self, index: usize) -> String {
+        format!("{}[{index}]", self.name())
+    }
     /// The class of the sample, where there are labels.
     fn label(&self, index: usize) -> Option<u32>;
     /// The number of classes, 0 where there are no labels.
     fn classes(&self) -> usize;
     /// A hash of the content, independent of where it is stored; it stands beside every number in a table.
     fn fingerprint(&self) -> String;
+}
+
+/// Shared sources, also behind `dyn`.
+impl<S: Source + ?Sized> Source for Arc<S> {
+    type Sample = S::Sample;
+
+    fn name(&self) -> &str {
+        (**self).name()
+    }
+
+    fn len(&self) -> usize {
+        (**self).len()
+    }
+
+    fn sample(&self, index: usize) -> Result<Self::Sample> {
+        (**self).sample(index)
+    }
+
+    fn sample_name(&self, index: usize) -> String {
+        (**self).sample_name(index)
+    }
+
+    fn label(&self, index: usize) -> Option<u32> {
+        (**self).label(index)
+    }
+
+    fn classes(&self) -> usize {
+        (**self).classes()
+    }
+
+    fn fingerprint(&self) -> String {
+        (**self).fingerprint()
+    }
+}
+
+/// The part of a data set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Split {
+    /// For training.
+    Train,
+    /// For evaluation.
+    Test,
+}
+
+impl Split {
+    /// `train` or `test`, as file names and tables have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Test => "test",
+        }
+    }
 }
 
 /// A dense `f32` array in row-major order, before it becomes a tensor.

@@ -1,0 +1,203 @@
+//! Loaders: shuffled and sharded for training, in order for evaluation.
+
+use std::sync::Arc;
+
+use crate::rng::{Key, Purpose};
+use crate::{Error, Result};
+
+use super::pipeline::{Batcher, Job};
+use super::{Batch, Batches, Skipped, Source, Transform};
+
+/// How a [`Loader`] makes batches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoaderOptions {
+    /// Samples in a step over all ranks together.
+    pub batch_size: usize,
+    /// The run's seed, for order and augmentation.
+    pub seed: u64,
+    /// Worker threads; 0 prepares samples in the consumer's thread. No effect on the batches.
+    pub workers: usize,
+    /// Batches in the making at a time (at least 1). No effect on the batches.
+    pub prefetch: usize,
+    /// This rank, below `world`.
+    pub rank: usize,
+    /// The number of ranks; it must divide `batch_size`.
+    pub world: usize,
+    /// Whether each epoch has its own random order; otherwise it is that of the source.
+    pub shuffle: bool,
+    /// Whether the last, smaller batch of an epoch is left out; required with several ranks.
+    pub drop_last: bool,
+}
+
+impl LoaderOptions {
+    /// One rank, shuffled, last batch dropped, two batches ahead, one worker per core up to 8.
+    pub fn new(batch_size: usize, seed: u64) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            batch_size,
+            seed,
+            workers: cores.min(8),
+            prefetch: 2,
+            rank: 0,
+            world: 1,
+            shuffle: true,
+            drop_last: true,
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.batch_size == 0 {
+            return Err(Error::config("data.batch_size", "must be at least 1"));
+        }
+        if self.world == 0 || self.rank >= self.world {
+            let reason = format!("rank {} does not exist among {} ranks", self.rank, self.world);
+            return Err(Error::config("data.world", reason));
+        }
+        if !self.batch_size.is_multiple_of(self.world) {
+            let reason = format!("{} does not divide evenly among {} ranks", self.batch_size, self.world);
+            return Err(Error::config("data.batch_size", reason));
+        }
+        if self.world > 1 && !self.drop_last {
+            return Err(Error::config("data.drop_last", "must be true with several ranks"));
+        }
+        Ok(())
+    }
+}
+
+/// Batches for training.
+///
+/// The order of epoch `e` is the permutation of the stream ([`Purpose::Shuffle`], seed, `e`); a sample's views are
+/// drawn from ([`Purpose::Augment`], seed, `e`, index in the source). Rank `r` of `w` gets the `r`-th of `w` equal,
+/// consecutive parts of each step's batch, so the ranks' batches joined in order are the batch of a single rank. The
+/// batches are the same bytes for any number of workers and any point of resume.
+///
+/// A sample that cannot be read is replaced by the next one in the source (cyclically) that can, under that one's own
+/// key, and reported once in [`Loader::skipped`]. It is an error only if none can be read. Errors that are no fault of
+/// a sample ([`Error::Config`], [`Error::Shape`], Candle's), panics of workers and views of unequal shape end the epoch
+/// with that error.
+pub struct Loader<S, T> {
+    source: Arc<S>,
+    transform: Arc<T>,
+    options: LoaderOptions,
+    skipped: Skipped,
+}
+
+impl<S: Source + 'static, T: Transform<S::Sample> + 'static> Loader<S, T> {
+    /// Makes a loader; no thread starts before [`Batches::epoch`].
+    ///
+    /// # Errors
+    /// [`Error::Config`] for options that do not fit together; [`Error::Data`] for an empty source or one with fewer
+    /// samples than a batch.
+    pub fn new(source: S, transform: T, options: LoaderOptions) -> Result<Self> {
+        options.check()?;
+        let count = source.len();
+        if count == 0 {
+            return Err(Error::data(source.name(), "the data set holds no samples"));
+        }
+        if options.drop_last && options.batch_size > count {
+            let reason = format!("a batch of {} is larger than the {count} samples", options.batch_size);
+            return Err(Error::data(source.name(), reason));
+        }
+        let skipped = Skipped::default();
+        Ok(Self { source: Arc::new(source), transform: Arc::new(transform), options, skipped })
+    }
+
+    /// The samples left out so far.
+    pub fn skipped(&self) -> &Skipped {
+        &self.skipped
+    }
+
+    /// The source.
+    pub fn source(&self) -> &S {
+        &self.source
+    }
+}
+
+impl<S: Source + 'static, T: Transform<S::Sample> + 'static> Batches for Loader<S, T> {
+    fn steps_per_epoch(&self) -> u64 {
+        let (count, size) = (self.source.len(), self.options.batch_size);
+        let steps = if self.options.drop_last { count / size } else { count.div_ceil(size) };
+        steps as u64
+    }
+
+    fn epoch(&self, epoch: u64, from_step: u64) -> Box<dyn Iterator<Item = Result<Batch>> + '_> {
+        let LoaderOptions { batch_size, seed, rank, world, shuffle, .. } = self.options;
+        let count = self.source.len();
+        let order = if shuffle {
+            Key::new(seed, Purpose::Shuffle).epoch(epoch).stream().permutation(count)
+        } else {
+            (0..count).collect()
+        };
+        let plan = (from_step..self.steps_per_epoch()).map(move |step| {
+            let start = step as usize * batch_size;
+            let batch = &order[start..(start + batch_size).min(count)];
+            let share = batch.len() / world;
+            batch[rank * share..(rank + 1) * share].to_vec()
+        });
+        let job = Job {
+            source: self.source.clone(),
+            transform: self.transform.clone(),
+            key: Key::new(seed, Purpose::Augment).epoch(epoch),
+            replace: true,
+            skipped: self.skipped.clone(),
+        };
+        Box::new(Batcher::new(job, Box::new(plan), self.options.workers, self.options.prefetch))
+    }
+
+    fn identity(&self) -> (String, String) {
+        (self.source.name().to_owned(), self.source.fingerprint())
+    }
+}
+
+/// Batches for evaluation: every sample once, in source order, the last batch smaller.
+///
+/// A sample that cannot be read is left out, never replaced (it would count twice), and reported in
+/// [`SequentialLoader::skipped`]. Transforms get the key ([`Purpose::Eval`], seed 0, index in the source); those of
+/// evaluation protocols do not draw from it.
+pub struct SequentialLoader<S, T> {
+    source: Arc<S>,
+    transform: Arc<T>,
+    batch_size: usize,
+    workers: usize,
+    skipped: Skipped,
+}
+
+impl<S: Source + 'static, T: Transform<S::Sample> + 'static> SequentialLoader<S, T> {
+    /// Makes a loader of batches with `batch_size` samples by `workers` threads (0: the consumer's).
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a batch size of 0, [`Error::Data`] for an empty source.
+    pub fn new(source: S, transform: T, batch_size: usize, workers: usize) -> Result<Self> {
+        LoaderOptions::new(batch_size, 0).check()?;
+        if source.is_empty() {
+            return Err(Error::data(source.name(), "the data set holds no samples"));
+        }
+        let skipped = Skipped::default();
+        Ok(Self { source: Arc::new(source), transform: Arc::new(transform), batch_size, workers, skipped })
+    }
+
+    /// The batches: per view a tensor `[N, ...]` (`[N, C, H, W]` for images), with labels where the source has them.
+    /// The iterator ends after its first error.
+    pub fn batches(&self) -> impl Iterator<Item = Result<Batch>> + use<S, T> {
+        let (count, size) = (self.source.len(), self.batch_size);
+        let plan = (0..count).step_by(size).map(move |start| (start..(start + size).min(count)).collect());
+        let job = Job {
+            source: self.source.clone(),
+            transform: self.transform.clone(),
+            key: Key::new(0, Purpose::Eval),
+            replace: false,
+            skipped: self.skipped.clone(),
+        };
+        Batcher::new(job, Box::new(plan), self.workers, 2)
+    }
+
+    /// The samples left out so far.
+    pub fn skipped(&self) -> &Skipped {
+        &self.skipped
+    }
+
+    /// The source.
+    pub fn source(&self) -> &S {
+        &self.source
+    }
+}
