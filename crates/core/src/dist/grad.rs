@@ -157,9 +157,8 @@ mod tests {
 
     #[test]
     fn untracked_inputs_leave_no_graph_and_scalars_are_refused() -> Result<()> {
-        let tracked = run_in_process(2, |comm| {
-            Ok(all_gather_with_grad(&input(comm.rank(), 2, 2), &comm)?.track_op())
-        })?;
+        let tracked =
+            run_in_process(2, |comm| Ok(all_gather_with_grad(&input(comm.rank(), 2, 2), &comm)?.track_op()))?;
         assert_eq!(tracked, [false, false]);
         let scalar = Tensor::new(1f32, &Device::Cpu)?;
         assert!(all_gather_with_grad(&scalar, &single()).is_err());
@@ -171,7 +170,9 @@ mod tests {
         let error = run_in_process(2, |comm| {
             let x = Var::from_tensor(&input(comm.rank(), 2, 2))?;
             let all = all_gather_with_grad(x.as_tensor(), &comm)?;
-            if comm.rank() == 0 { all.sum_all()?.backward().map(drop)? }
+            if comm.rank() == 0 {
+                all.sum_all()?.backward().map(drop)?
+            }
             Ok(())
         });
         let error = error.unwrap_err().to_string();
