@@ -1,14 +1,31 @@
 //! Optimisers, schedules and parameter groups. State is saved by parameter name.
+//!
+//! An optimiser is described by an [`OptimizerConfig`] and [`ParamGroups`] and built for one
+//! [`crate::nn::ParamStore`]. On the CPU each parameter is updated by one fused pass over slices, in place, so that the
+//! layers' clones of it see the change; other devices run the same formulas as Candle operations.
 
+mod config;
+mod engine;
+mod fused;
 mod gradients;
+mod groups;
+mod lars;
+mod plain;
+mod schedule;
+#[cfg(test)]
+mod tests;
 
+pub use config::{AdamConfig, LarsConfig, OptimizerConfig, SgdConfig};
 pub use gradients::Gradients;
+pub use groups::{ParamGroups, is_bias, is_norm, ndim_above_one};
+pub use lars::LarsVariant;
+pub use schedule::{LrScaling, Schedule, cosine};
 
 use std::collections::HashMap;
 
 use candle_core::Tensor;
 
-use crate::Result;
+use crate::{Error, Result};
 
 /// Changes parameters in place from their gradients.
 ///
@@ -32,4 +49,13 @@ pub trait Optimizer: Send {
     /// # Errors
     /// A missing name or another shape.
     fn load_state(&mut self, state: &HashMap<String, Tensor>) -> Result<()>;
+
+    /// Replaces the weight decay of the following steps, for methods that schedule it (DINO: 0.04 to 0.4 by
+    /// [`cosine`]). Not part of the state: set it before every step.
+    ///
+    /// # Errors
+    /// A negative or non-finite value, or an optimiser that has no weight decay.
+    fn set_weight_decay(&mut self, _weight_decay: f64) -> Result<()> {
+        Err(Error::config("weight_decay", "this optimiser has no weight decay to change"))
+    }
 }
