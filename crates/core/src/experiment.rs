@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
-use crate::augment::Recipe;
+use crate::augment::{EvalTransform, Recipe};
 use crate::nn::ParamStore;
 use crate::optim::{LrScaling, Optimizer, OptimizerConfig, ParamGroups, Schedule};
 use crate::train::{Method, Progress, TrainConfig};
@@ -69,6 +69,8 @@ pub struct RunConfig<M> {
     pub optim: OptimConfig,
     /// The views of a sample.
     pub augment: Recipe,
+    /// What evaluation does to an image; it travels with the exported encoder.
+    pub eval: EvalTransform,
 }
 
 impl<M: MethodConfig> RunConfig<M> {
@@ -86,6 +88,7 @@ impl<M: MethodConfig> RunConfig<M> {
             return Err(Error::config("optim.lr", format!("must be above 0 and finite, got {}", self.optim.lr)));
         }
         self.augment.check("augment")?;
+        self.eval.check("eval")?;
         let (needs, has) = (self.method.views(), self.augment.view_count());
         if needs != has {
             let reason = format!("{} takes {needs} views of a sample, the recipe makes {has}", self.method.name());
@@ -104,10 +107,10 @@ impl<M: MethodConfig> RunConfig<M> {
         Ok(hash.to_hex()[..16].to_string())
     }
 
-    /// The learning rate of a step, for `ranks` ranks.
-    pub fn lr(&self, progress: &Progress, ranks: usize) -> f64 {
-        let batch = (self.train.batch_size * ranks) as u64;
-        self.optim.schedule.lr_at(progress, self.optim.lr_scaling.scale(self.optim.lr, batch))
+    /// The learning rate of a step.
+    pub fn lr(&self, progress: &Progress) -> f64 {
+        let base = self.optim.lr_scaling.scale(self.optim.lr, self.train.batch_size as u64);
+        self.optim.schedule.lr_at(progress, base)
     }
 
     /// The optimiser over a method's parameters.
@@ -116,5 +119,35 @@ impl<M: MethodConfig> RunConfig<M> {
     /// Settings out of range.
     pub fn optimizer(&self, params: &ParamStore) -> Result<Box<dyn Optimizer>> {
         self.optim.optimizer.build(params, &self.method.groups())
+    }
+}
+
+/// What a run needs beside its configuration and its data. None of it changes the result.
+pub struct RunOptions<'a> {
+    /// The run directory.
+    pub dir: std::path::PathBuf,
+    /// Go on from the newest checkpoint in the directory, if there is one, instead of refusing a directory in use.
+    pub resume: bool,
+    /// Where parameters live.
+    pub device: Device,
+    /// Threads that prepare batches.
+    pub workers: usize,
+    /// Ends the run after the step in progress when raised.
+    pub stop: Arc<AtomicBool>,
+    /// Progress bars, probes.
+    pub observers: Vec<&'a mut dyn Observer>,
+}
+
+impl RunOptions<'_> {
+    /// A new run in `dir` on the CPU.
+    pub fn new(dir: impl Into<std::path::PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            resume: false,
+            device: Device::Cpu,
+            workers: 2,
+            stop: Arc::default(),
+            observers: Vec::new(),
+        }
     }
 }

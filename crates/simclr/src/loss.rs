@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use contrastive_core::Result;
 use contrastive_core::dist::Comm;
-use contrastive_core::loss::{NtXent, nt_xent};
+use contrastive_core::loss::{ContrastiveLoss, nt_xent};
 
 use crate::config::LossForm;
 
@@ -11,8 +11,8 @@ use crate::config::LossForm;
 ///
 /// # Errors
 /// Shapes that differ, a temperature that is not positive, a rank that is gone.
-pub fn simclr_loss(z1: &Tensor, z2: &Tensor, temperature: f64, form: LossForm, comm: &Comm) -> Result<NtXent> {
-    let mut out = nt_xent(z1, z2, temperature, comm)?;
+pub fn simclr_loss(z1: &Tensor, z2: &Tensor, temperature: f64, form: LossForm, comm: &Comm) -> Result<ContrastiveLoss> {
+    let mut out = nt_xent(z1, z2, temperature, true, comm)?;
     if form == LossForm::Repository {
         out.loss = (out.loss * 2.0)?;
     }

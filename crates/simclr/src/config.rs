@@ -1,0 +1,104 @@
+//! The method's own settings.
+
+use candle_core::Device;
+use contrastive_core::experiment::MethodConfig;
+use contrastive_core::nn::ResNetConfig;
+use contrastive_core::train::Method;
+use contrastive_core::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::method::SimClr;
+
+/// SimCLR's settings.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SimClrConfig {
+    /// The encoder f.
+    pub backbone: ResNetConfig,
+    /// The head g.
+    pub head: HeadConfig,
+    /// τ, above 0: 0.1 on ImageNet, 0.5 on CIFAR-10.
+    pub temperature: f64,
+    /// The scale of the loss.
+    pub loss: LossForm,
+    /// Batch statistics over all ranks (section 2.2 of the paper) instead of each rank's own.
+    pub sync_batch_norm: bool,
+}
+
+/// The scale of the loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LossForm {
+    /// The mean over the 2N views (algorithm 1).
+    Paper,
+    /// The two directions' means, added: twice the paper's.
+    Repository,
+}
+
+/// The head g.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeadConfig {
+    /// Width of the hidden layers; as wide as the features where absent.
+    pub hidden: Option<usize>,
+    /// Width of the embedding.
+    pub output: usize,
+    /// Linear layers: 2 in v1.
+    pub layers: usize,
+    /// Batch norm and initialisers.
+    pub style: HeadStyle,
+}
+
+impl HeadConfig {
+    /// Two layers, as wide as the features, to 128: the paper's.
+    pub fn official() -> Self {
+        Self { hidden: None, output: 128, layers: 2, style: HeadStyle::Official }
+    }
+}
+
+/// Details of the head that implementations differ in. No layer has a bias; batch norm follows every layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HeadStyle {
+    /// The official code: last batch norm with gamma and without beta, weights N(0, 0.01²).
+    Official,
+    /// lightly's: gamma and beta everywhere, PyTorch's initialiser.
+    Torch,
+}
+
+impl MethodConfig for SimClrConfig {
+    fn name(&self) -> &'static str {
+        "simclr"
+    }
+
+    fn check(&self, at: &str) -> Result<()> {
+        self.backbone.check(&format!("{at}.backbone"))?;
+        if !(self.temperature > 0.0 && self.temperature.is_finite()) {
+            let reason = format!("must be above 0 and finite, got {}", self.temperature);
+            return Err(Error::config(format!("{at}.temperature"), reason));
+        }
+        let positive = [
+            ("hidden", self.head.hidden.unwrap_or(1)),
+            ("output", self.head.output),
+            ("layers", self.head.layers),
+        ];
+        for (key, value) in positive {
+            if value == 0 {
+                return Err(Error::config(format!("{at}.head.{key}"), "must be at least 1"));
+            }
+        }
+        Ok(())
+    }
+
+    fn views(&self) -> usize {
+        2
+    }
+
+    fn backbone(&self) -> String {
+        self.backbone.to_string()
+    }
+
+    fn build(&self, seed: u64, device: &Device) -> Result<Box<dyn Method>> {
+        Ok(Box::new(SimClr::new(self.clone(), seed, device)?))
+    }
+}

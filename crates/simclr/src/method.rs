@@ -1,0 +1,82 @@
+//! One step of SimCLR, as the training loop sees it.
+
+use candle_core::{Device, Tensor};
+use contrastive_core::data::Batch;
+use contrastive_core::dist::Comm;
+use contrastive_core::experiment::MethodConfig;
+use contrastive_core::nn::{Mode, Module, ParamStore};
+use contrastive_core::train::{Method, Progress, StepOutput};
+use contrastive_core::{Error, Result};
+
+use crate::config::SimClrConfig;
+use crate::loss::simclr_loss;
+use crate::model::SimClrModel;
+use crate::weights;
+
+/// SimCLR v1. It has no state beyond its parameters.
+pub struct SimClr {
+    config: SimClrConfig,
+    params: ParamStore,
+    model: SimClrModel,
+}
+
+impl SimClr {
+    /// Fresh parameters drawn from `seed`.
+    ///
+    /// # Errors
+    /// Settings out of range.
+    pub fn new(config: SimClrConfig, seed: u64, device: &Device) -> Result<Self> {
+        config.check("method")?;
+        let params = ParamStore::new(seed, device);
+        let model = SimClrModel::new(&params.builder(), &config)?;
+        Ok(Self { config, params, model })
+    }
+
+    /// The networks.
+    pub fn model(&self) -> &SimClrModel {
+        &self.model
+    }
+}
+
+impl Method for SimClr {
+    fn name(&self) -> &str {
+        self.config.name()
+    }
+
+    fn views(&self) -> usize {
+        self.config.views()
+    }
+
+    fn params(&self) -> &ParamStore {
+        &self.params
+    }
+
+    fn step(&mut self, batch: &Batch, comm: &Comm, _progress: &Progress) -> Result<StepOutput> {
+        let [x1, x2] = batch.views.as_slice() else {
+            return Err(Error::shape("simclr", "2 views", &[batch.views.len()]));
+        };
+        // Both views in one batch: batch norm sees 2N images (algorithm 1).
+        let x = Tensor::cat(&[x1, x2], 0)?; // [2N, C, H, W]
+        let n = x1.dim(0)?;
+        let mode = Mode::train(comm);
+        let h = self.model.backbone.forward(&x, &mode)?; // [2N, width]
+        let z = self.model.head.forward(&h, &mode)?; // [2N, D]
+        let (z1, z2) = (z.narrow(0, 0, n)?, z.narrow(0, n, n)?);
+        let out = simclr_loss(&z1, &z2, self.config.temperature, self.config.loss, comm)?;
+        let accuracy = f64::from(out.accuracy.to_scalar::<f32>()?);
+        Ok(StepOutput {
+            loss: out.loss,
+            terms: vec![("contrastive_accuracy".into(), accuracy)],
+            embeddings: vec![z1.detach(), z2.detach()],
+            features: Some(h.narrow(0, 0, n)?.detach()),
+        })
+    }
+
+    fn features(&self, x: &Tensor) -> Result<Tensor> {
+        self.model.backbone.forward(x, &Mode::eval())
+    }
+
+    fn backbone(&self) -> Vec<(String, Tensor)> {
+        weights::backbone(&self.params)
+    }
+}

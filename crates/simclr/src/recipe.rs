@@ -1,0 +1,227 @@
+//! Presets: the paper's settings, the official repository's where they differ, and small ones.
+
+use contrastive_core::augment::{
+    BlurKernel, CIFAR_MEAN, CIFAR_STD, ColorSpace, EvalTransform, Interpolation, Op, Recipe, ViewRecipe,
+};
+use contrastive_core::experiment::{OptimConfig, RunConfig};
+use contrastive_core::nn::{Init, ResNetConfig, Shortcut, Stem};
+use contrastive_core::optim::{LarsConfig, LarsVariant, LrScaling, OptimizerConfig, Schedule, SgdConfig};
+use contrastive_core::train::TrainConfig;
+use contrastive_core::{Error, Result};
+
+use crate::config::{HeadConfig, HeadStyle, LossForm, SimClrConfig};
+
+/// The names that [`preset`] knows, each with where its settings come from.
+pub const PRESETS: [(&str, &str); 6] = [
+    ("imagenet", "the paper: ResNet-50, batch 4096, LARS, 100 epochs, weight decay 1e-6"),
+    ("imagenet-repository", "the official repository's command: the same with weight decay 1e-4"),
+    ("cifar10", "the paper's appendix B.9: ResNet-50 with a CIFAR stem, batch 1024, temperature 0.5"),
+    ("cifar10-repository", "the official repository's command: ResNet-18, batch 512, no blur"),
+    ("cifar10-small", "ten epochs of a narrow ResNet-18 on 10,000 images: minutes on two cores"),
+    ("smoke", "the embedded sign-language digits: about a minute on two cores"),
+];
+
+/// The preset of this name.
+///
+/// # Errors
+/// [`Error::Config`] listing the known names.
+pub fn preset(name: &str) -> Result<RunConfig<SimClrConfig>> {
+    match name {
+        "imagenet" => Ok(imagenet(1e-6)),
+        "imagenet-repository" => Ok(imagenet(1e-4)),
+        "cifar10" => Ok(cifar10()),
+        "cifar10-repository" => Ok(cifar10_repository()),
+        "cifar10-small" => Ok(cifar10_small()),
+        "smoke" => Ok(smoke()),
+        _ => {
+            let known: Vec<&str> = PRESETS.iter().map(|(name, _)| *name).collect();
+            Err(Error::config("preset", format!("`{name}` is unknown; known: {}", known.join(", "))))
+        }
+    }
+}
+
+/// The paper's augmentation (appendix A) with jitter strength `s`, for square crops of `size` pixels: two views, inputs
+/// left in [0, 1].
+fn two_views(size: usize, s: f64, blur: bool) -> Recipe {
+    let mut ops = vec![
+        Op::RandomResizedCrop {
+            size,
+            scale: [0.08, 1.0],
+            ratio: [3.0 / 4.0, 4.0 / 3.0],
+            interpolation: Interpolation::Bicubic,
+        },
+        Op::RandomFlip { p: 0.5 },
+        Op::ColorJitter { brightness: 0.8 * s, contrast: 0.8 * s, saturation: 0.8 * s, hue: 0.2 * s, p: 0.8 },
+        Op::RandomGrayscale { p: 0.2 },
+    ];
+    if blur {
+        ops.push(Op::RandomBlur { p: 0.5, sigma: [0.1, 2.0], kernel: BlurKernel::True });
+    }
+    views(ops)
+}
+
+fn views(ops: Vec<Op>) -> Recipe {
+    Recipe { color: ColorSpace::Rgb, views: vec![ViewRecipe { name: "view".into(), count: 2, ops }] }
+}
+
+/// Inputs in [0, 1]: SimCLR normalises nothing.
+fn unit_range(resize_crop: Option<(usize, usize)>) -> EvalTransform {
+    let (mean, std) = ([0.0; 3], [1.0; 3]);
+    match resize_crop {
+        None => EvalTransform::as_is(mean, std),
+        Some((resize, crop)) => EvalTransform {
+            interpolation: Interpolation::Bicubic,
+            ..EvalTransform::resize_crop(resize, crop, mean, std)
+        },
+    }
+}
+
+fn lars(base: f64, weight_decay: f64) -> OptimConfig {
+    OptimConfig {
+        lr: base,
+        lr_scaling: LrScaling::Linear { reference_batch: 256 },
+        schedule: Schedule::WarmupCosine { warmup_epochs: 10.0, end: 0.0 },
+        optimizer: OptimizerConfig::Lars(LarsConfig { weight_decay, ..LarsConfig::new(LarsVariant::SimClr) }),
+    }
+}
+
+/// SimCLR's own network: TensorFlow's initialiser, a projection in every group's first block, last gamma 0.
+fn official_backbone(depth: usize, stem: Stem) -> ResNetConfig {
+    ResNetConfig {
+        stem,
+        zero_init_residual: true,
+        shortcut: Shortcut::ProjectFirst,
+        conv_init: Init::VarianceScalingFanIn,
+        ..ResNetConfig::torchvision(depth)
+    }
+}
+
+fn imagenet(weight_decay: f64) -> RunConfig<SimClrConfig> {
+    RunConfig {
+        method: SimClrConfig {
+            backbone: official_backbone(50, Stem::Imagenet),
+            head: HeadConfig::official(),
+            temperature: 0.1,
+            loss: LossForm::Repository,
+            sync_batch_norm: true,
+        },
+        train: TrainConfig { epochs: 100, batch_size: 4096, ..TrainConfig::default() },
+        optim: lars(0.3, weight_decay),
+        augment: two_views(224, 1.0, true),
+        // The central 87.5 % resized to 224 pixels.
+        eval: unit_range(Some((256, 224))),
+    }
+}
+
+fn cifar10() -> RunConfig<SimClrConfig> {
+    let base = imagenet(1e-6);
+    RunConfig {
+        method: SimClrConfig {
+            backbone: official_backbone(50, Stem::Cifar),
+            temperature: 0.5,
+            ..base.method
+        },
+        train: TrainConfig { epochs: 1000, batch_size: 1024, ..base.train },
+        optim: lars(1.0, 1e-6),
+        augment: two_views(32, 0.5, false),
+        eval: unit_range(None),
+    }
+}
+
+fn cifar10_repository() -> RunConfig<SimClrConfig> {
+    let base = cifar10();
+    RunConfig {
+        method: SimClrConfig { backbone: official_backbone(18, Stem::Cifar), ..base.method },
+        train: TrainConfig { batch_size: 512, ..base.train },
+        optim: lars(1.0, 1e-4),
+        ..base
+    }
+}
+
+/// torchvision's network at a quarter of the width with lightly's head: for the small tiers.
+fn narrow(temperature: f64) -> SimClrConfig {
+    SimClrConfig {
+        backbone: ResNetConfig { base_width: 16, ..ResNetConfig::cifar(18) },
+        head: HeadConfig { hidden: Some(512), output: 128, layers: 2, style: HeadStyle::Torch },
+        temperature,
+        loss: LossForm::Paper,
+        sync_batch_norm: true,
+    }
+}
+
+/// Crop, flip, jitter of strength 0.5, grey; normalised by `mean` and `std`.
+fn light_views(min_scale: f64, flip: f64, mean: [f32; 3], std: [f32; 3]) -> Recipe {
+    views(vec![
+        Op::RandomResizedCrop {
+            size: 32,
+            scale: [min_scale, 1.0],
+            ratio: [3.0 / 4.0, 4.0 / 3.0],
+            interpolation: Interpolation::Bilinear,
+        },
+        Op::RandomFlip { p: flip },
+        Op::ColorJitter { brightness: 0.4, contrast: 0.4, saturation: 0.4, hue: 0.1, p: 0.8 },
+        Op::RandomGrayscale { p: 0.2 },
+        Op::Normalize { mean: mean.to_vec(), std: std.to_vec() },
+    ])
+}
+
+fn cifar10_small() -> RunConfig<SimClrConfig> {
+    RunConfig {
+        method: narrow(0.5),
+        train: TrainConfig { epochs: 10, batch_size: 256, ..TrainConfig::default() },
+        optim: OptimConfig {
+            lr: 0.06,
+            lr_scaling: LrScaling::Linear { reference_batch: 128 },
+            schedule: Schedule::WarmupCosine { warmup_epochs: 0.0, end: 0.0 },
+            optimizer: OptimizerConfig::Sgd(SgdConfig { weight_decay: 5e-4, ..SgdConfig::default() }),
+        },
+        augment: light_views(0.2, 0.5, CIFAR_MEAN, CIFAR_STD),
+        eval: EvalTransform::as_is(CIFAR_MEAN, CIFAR_STD),
+    }
+}
+
+fn smoke() -> RunConfig<SimClrConfig> {
+    let (mean, std) = ([0.5; 3], [0.25; 3]);
+    let base = cifar10_small();
+    RunConfig {
+        method: narrow(0.2),
+        train: TrainConfig { epochs: 20, batch_size: 128, ..base.train },
+        // A mirrored hand can be another sign, so no flip.
+        augment: light_views(0.2, 0.0, mean, std),
+        eval: EvalTransform::as_is(mean, std),
+        optim: base.optim,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_preset_is_valid_and_survives_toml() -> Result<()> {
+        for (name, _) in PRESETS {
+            let run = preset(name)?;
+            run.check()?;
+            let text = contrastive_core::train::config::to_toml_string(&run)?;
+            let again = contrastive_core::train::config::layered(&run, None, &[])?;
+            assert_eq!(run, again, "{name}: {text}");
+        }
+        assert!(preset("nonsense").is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn the_papers_learning_rate() -> Result<()> {
+        let run = preset("imagenet")?;
+        let progress = contrastive_core::train::Progress {
+            seed: 0,
+            step: 3120,
+            total_steps: 31200,
+            epoch: 10,
+            total_epochs: 100,
+            steps_per_epoch: 312,
+        };
+        assert!((run.lr(&progress) - 4.8).abs() < 1e-9);
+        Ok(())
+    }
+}
