@@ -8,6 +8,7 @@ mod atomic;
 mod manifest;
 mod tensors;
 
+pub(crate) use atomic::TEMPORARY_PREFIX;
 pub use atomic::write_atomically;
 pub use manifest::{DataIdentity, MANIFEST_VERSION, Manifest, load_encoder, save_encoder};
 pub use tensors::{METADATA_KEY, canonical_json, digest, load, save};
