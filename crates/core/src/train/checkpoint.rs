@@ -91,8 +91,8 @@ impl Checkpoint {
             let reason = format!("checkpoint version {version}, this program reads {CHECKPOINT_VERSION}");
             return Err(Error::format(path, reason));
         }
-        let header: Header =
-            serde_json::from_value(value).map_err(|e| Error::format(path, format!("checkpoint header: {e}")))?;
+        let header: Header = serde_json::from_value(value)
+            .map_err(|e| Error::format(path, format!("checkpoint header: {e}")))?;
         if weights::digest(tensors.iter().map(|(n, t)| (n.as_str(), t)))? != header.digest {
             return Err(Error::format(path, "damaged: the checksum does not match the content"));
         }
@@ -101,7 +101,8 @@ impl Checkpoint {
             let place = full.split_once('/').and_then(|(section, name)| {
                 SECTIONS.iter().position(|s| *s == section).map(|i| (i, name.to_string()))
             });
-            let (i, name) = place.ok_or_else(|| Error::format(path, format!("unexpected tensor `{full}`")))?;
+            let (i, name) =
+                place.ok_or_else(|| Error::format(path, format!("unexpected tensor `{full}`")))?;
             sections[i].insert(name, tensor);
         }
         Ok(Self { path: path.to_path_buf(), header, sections })

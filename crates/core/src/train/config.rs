@@ -125,9 +125,9 @@ where
         let text = Value::String(value.to_string());
         let done = match typed {
             // `name=123` for a textual key: the second reading.
-            Some(typed) => layers
-                .put::<T>(key, typed)
-                .or_else(|reason| layers.put::<T>(key, text).map_err(|_| reason)),
+            Some(typed) => {
+                layers.put::<T>(key, typed).or_else(|reason| layers.put::<T>(key, text).map_err(|_| reason))
+            }
             None => layers.put::<T>(key, text),
         };
         done.map_err(|reason| Error::config(key, reason))?;
@@ -299,11 +299,17 @@ mod tests {
     #[test]
     fn unknown_keys_are_named_with_a_hint_and_a_line() {
         let text = refusal("name = 'a'\n\n[train]\nseed = 1\nepoch = 5\n", &[]);
-        assert!(text.starts_with("config key `train.epoch`: unknown key, did you mean `train.epochs`?"), "{text}");
+        assert!(
+            text.starts_with("config key `train.epoch`: unknown key, did you mean `train.epochs`?"),
+            "{text}"
+        );
         assert!(text.ends_with(":5)"), "{text}");
         let text = refusal("", &["lr=3"]);
         assert_eq!(text, "config key `lr`: unknown key, did you mean `optim.lr`?");
-        assert_eq!(refusal("", &["completely.different=3"]), "config key `completely.different`: unknown key");
+        assert_eq!(
+            refusal("", &["completely.different=3"]),
+            "config key `completely.different`: unknown key"
+        );
         assert!(refusal("", &["name.deeper=3"]).starts_with("config key `name.deeper`: unknown key"));
         assert!(refusal("", &["optim=3"]).contains("is a table"));
         assert!(refusal("", &["optim.lr"]).contains("key=value"));
@@ -312,7 +318,10 @@ mod tests {
     #[test]
     fn type_errors_name_the_key() {
         let text = refusal("[optim]\nlr = 'fast'\n", &[]);
-        assert!(text.starts_with("config key `optim.lr`: invalid type: string \"fast\", expected f64"), "{text}");
+        assert!(
+            text.starts_with("config key `optim.lr`: invalid type: string \"fast\", expected f64"),
+            "{text}"
+        );
         assert!(text.ends_with(":2)"), "{text}");
         assert!(refusal("", &["train.epochs=1.5"]).starts_with("config key `train.epochs`: invalid type"));
         assert!(refusal("", &["train.seed=-1"]).starts_with("config key `train.seed`: invalid value"));

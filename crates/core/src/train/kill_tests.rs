@@ -20,7 +20,10 @@ fn settings() -> TrainConfig {
 #[test]
 fn child() -> Result<()> {
     let Some(folder) = std::env::var_os(FOLDER) else { return Ok(()) };
-    let delay = std::env::var(DELAY).ok().and_then(|ms| ms.parse().ok()).map_or(Duration::ZERO, Duration::from_millis);
+    let delay = std::env::var(DELAY)
+        .ok()
+        .and_then(|ms| ms.parse().ok())
+        .map_or(Duration::ZERO, Duration::from_millis);
     let batches = ToyBatches { delay, ..ToyBatches::default() };
     let run_dir = open(Path::new(&folder), &settings())?;
     assert_eq!(train(Some(run_dir), &settings(), &batches, |t| t)?.1, Outcome::Finished);

@@ -20,6 +20,8 @@ pub use trainer::{Outcome, Trainer, export_encoder};
 #[cfg(test)]
 mod kill_tests;
 #[cfg(test)]
+mod rank_tests;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod toy;

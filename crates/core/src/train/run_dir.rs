@@ -104,7 +104,8 @@ impl RunDir {
                 || name == "checkpoints"
                     && std::fs::read_dir(entry.path()).is_ok_and(|mut inner| inner.next().is_none());
             if !begun {
-                let reason = format!("is not empty (it holds `{name}`): resume the run or choose another folder");
+                let reason =
+                    format!("is not empty (it holds `{name}`): resume the run or choose another folder");
                 return Err(refuse(path, ErrorKind::AlreadyExists, &reason));
             }
         }

@@ -53,7 +53,10 @@ impl Observer for Watch {
     }
 
     fn on_epoch(&mut self, record: &EpochRecord<'_>, method: &dyn Method, notes: &mut Notes) -> Result<()> {
-        assert_eq!(method.features(&Tensor::zeros((1, WIDTH), candle_core::DType::F32, &Device::Cpu)?)?.dims(), [1, OUT]);
+        assert_eq!(
+            method.features(&Tensor::zeros((1, WIDTH), candle_core::DType::F32, &Device::Cpu)?)?.dims(),
+            [1, OUT]
+        );
         self.epochs.push((record.progress.epoch, record.steps));
         notes.scalar("accuracy", 0.25);
         Ok(())
@@ -192,7 +195,9 @@ fn a_damaged_newest_checkpoint_is_passed_over() -> Result<()> {
         let (outcome, watch) = run(&cut, &config(), None)?;
         assert_eq!((outcome, watch.losses.len()), (Outcome::Finished, 20 - 6), "{damage}");
         assert!(watch.warnings[0].contains("checkpoint-00000007"), "{:?}", watch.warnings);
-        assert!(names(&cut.join("checkpoints")).iter().any(|n| n == "checkpoint-00000007.safetensors.damaged"));
+        assert!(
+            names(&cut.join("checkpoints")).iter().any(|n| n == "checkpoint-00000007.safetensors.damaged")
+        );
         let last = "checkpoints/checkpoint-00000020.safetensors";
         assert_eq!(bytes(whole.join(last)), bytes(cut.join(last)), "{damage}");
     }
@@ -205,12 +210,14 @@ fn a_checkpoint_that_does_not_fit_changes_nothing() -> Result<()> {
     let path = folder.path().join("x");
     let mut method = ToyMethod::new(1)?;
     let mut optimizer = ToySgd::new(method.params())?;
-    let progress = Progress { seed: 1, step: 3, total_steps: 9, epoch: 0, total_epochs: 1, steps_per_epoch: 9 };
+    let progress =
+        Progress { seed: 1, step: 3, total_steps: 9, epoch: 0, total_epochs: 1, steps_per_epoch: 9 };
     let data = weights::DataIdentity { name: "a".into(), fingerprint: "b".into() };
     Checkpoint::save(&path, &method, &optimizer, &progress, &Value::Null, &data)?;
     // A wider model, with the rest as it was.
     let (mut tensors, mut header) = weights::load(&path)?;
-    tensors.insert("model/encoder.weight".into(), Tensor::zeros((9, 9), candle_core::DType::F32, &Device::Cpu)?);
+    tensors
+        .insert("model/encoder.weight".into(), Tensor::zeros((9, 9), candle_core::DType::F32, &Device::Cpu)?);
     tensors.insert("state/more".into(), Tensor::new(0f32, &Device::Cpu)?);
     tensors.remove("optim/momentum/encoder.weight");
     tensors.insert("optim/other".into(), Tensor::new(0f32, &Device::Cpu)?);
@@ -263,7 +270,12 @@ fn a_gradient_that_is_no_number_is_named() -> Result<()> {
         fn params(&self) -> &crate::nn::ParamStore {
             self.0.params()
         }
-        fn step(&mut self, _: &crate::data::Batch, _: &crate::dist::Comm, _: &Progress) -> Result<StepOutput> {
+        fn step(
+            &mut self,
+            _: &crate::data::Batch,
+            _: &crate::dist::Comm,
+            _: &Progress,
+        ) -> Result<StepOutput> {
             let weight = self.params().parameters()[0].var.as_tensor().clone();
             let loss = (&weight - weight.detach())?.sqrt()?.sum_all()?;
             Ok(StepOutput { loss, terms: vec![], embeddings: vec![], features: None })
@@ -398,7 +410,12 @@ fn a_loss_out_of_reach_is_refused() -> Result<()> {
         fn params(&self) -> &crate::nn::ParamStore {
             self.0.params()
         }
-        fn step(&mut self, b: &crate::data::Batch, c: &crate::dist::Comm, p: &Progress) -> Result<StepOutput> {
+        fn step(
+            &mut self,
+            b: &crate::data::Batch,
+            c: &crate::dist::Comm,
+            p: &Progress,
+        ) -> Result<StepOutput> {
             let out = self.0.step(b, c, p)?;
             Ok(StepOutput { loss: out.loss.detach(), ..out })
         }

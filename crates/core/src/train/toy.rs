@@ -93,7 +93,8 @@ impl Method for ToyMethod {
     }
 
     fn load_state(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
-        let get = |name: &str| state.get(name).ok_or_else(|| Error::data("toy state", format!("no `{name}`")));
+        let get =
+            |name: &str| state.get(name).ok_or_else(|| Error::data("toy state", format!("no `{name}`")));
         self.target.set(get("target.weight")?)?;
         self.updates = get("updates")?.to_scalar()?;
         Ok(())
@@ -131,7 +132,8 @@ impl Optimizer for ToySgd {
 
     fn load_state(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
         for (name, momentum) in &mut self.momentum {
-            *momentum = state.get(name).ok_or_else(|| Error::data("toy SGD", format!("no `{name}`")))?.clone();
+            *momentum =
+                state.get(name).ok_or_else(|| Error::data("toy SGD", format!("no `{name}`")))?.clone();
         }
         Ok(())
     }
@@ -209,7 +211,11 @@ pub fn lr(progress: &Progress) -> f64 {
 /// A new run in `folder`, or the one that is there.
 pub fn open(folder: &Path, config: &TrainConfig) -> Result<RunDir> {
     let text = config::to_toml_string(config)?;
-    if folder.join("config.toml").exists() { RunDir::resume(folder, &text) } else { RunDir::create(folder, &text) }
+    if folder.join("config.toml").exists() {
+        RunDir::resume(folder, &text)
+    } else {
+        RunDir::create(folder, &text)
+    }
 }
 
 /// A whole run with a fresh method, which `with` may adjust.

@@ -343,8 +343,7 @@ impl<'a> Trainer<'a> {
     fn end_epoch(&mut self, run: &mut Run, progress: &Progress, means: &Means) -> Result<()> {
         let (loss, terms) = means.averages();
         let seconds = means.began.elapsed().as_secs_f64();
-        let record =
-            EpochRecord { progress: *progress, loss, terms: &terms, steps: means.steps, seconds };
+        let record = EpochRecord { progress: *progress, loss, terms: &terms, steps: means.steps, seconds };
         let mut notes = Notes::default();
         for observer in &mut self.observers {
             observer.on_epoch(&record, self.method, &mut notes)?;

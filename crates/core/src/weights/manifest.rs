@@ -65,6 +65,7 @@ pub fn load_encoder(path: &Path) -> Result<(HashMap<String, Tensor>, Option<Mani
         let found = found.map_or("none".to_string(), |v| v.to_string());
         return Err(Error::format(path, format!("manifest version {found}, not {MANIFEST_VERSION}")));
     }
-    let manifest = serde_json::from_value(value).map_err(|e| Error::format(path, format!("manifest: {e}")))?;
+    let manifest =
+        serde_json::from_value(value).map_err(|e| Error::format(path, format!("manifest: {e}")))?;
     Ok((tensors, Some(manifest)))
 }

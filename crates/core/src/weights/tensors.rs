@@ -122,7 +122,8 @@ pub fn load(path: &Path) -> Result<(HashMap<String, Tensor>, Value)> {
     };
     let mut tensors = HashMap::new();
     for (name, view) in file.iter() {
-        let tensor = read_tensor(&view).map_err(|reason| Error::format(path, format!("`{name}`: {reason}")))?;
+        let tensor =
+            read_tensor(&view).map_err(|reason| Error::format(path, format!("`{name}`: {reason}")))?;
         tensors.insert(name.to_string(), tensor);
     }
     Ok((tensors, metadata))

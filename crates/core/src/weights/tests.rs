@@ -23,10 +23,8 @@ fn sample() -> Result<Vec<(String, Tensor)>> {
 }
 
 fn entries(folder: &Path) -> Vec<String> {
-    let mut names: Vec<String> = std::fs::read_dir(folder)
-        .unwrap()
-        .map(|e| e.unwrap().file_name().into_string().unwrap())
-        .collect();
+    let mut names: Vec<String> =
+        std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }
@@ -107,7 +105,10 @@ fn hostile_files_are_refused_by_name() -> Result<()> {
         ("deep", with_header(&"[".repeat(100_000), &[])),
         ("trailing", with_header(one, &[0; 9])),
         ("truncated", with_header(one, &[0; 7])),
-        ("shape and offsets", with_header(r#"{"x":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}}"#, &[0; 8])),
+        (
+            "shape and offsets",
+            with_header(r#"{"x":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}}"#, &[0; 8]),
+        ),
         (
             "overlap",
             with_header(
@@ -132,10 +133,7 @@ fn hostile_files_are_refused_by_name() -> Result<()> {
         ),
         ("unknown type", with_header(r#"{"x":{"dtype":"Q4","shape":[2],"data_offsets":[0,8]}}"#, &[0; 8])),
         ("complex", with_header(r#"{"x":{"dtype":"C64","shape":[1],"data_offsets":[0,8]}}"#, &[0; 8])),
-        (
-            "large U64",
-            with_header(r#"{"x":{"dtype":"U64","shape":[1],"data_offsets":[0,8]}}"#, &[0xff; 8]),
-        ),
+        ("large U64", with_header(r#"{"x":{"dtype":"U64","shape":[1],"data_offsets":[0,8]}}"#, &[0xff; 8])),
         ("metadata", with_header(r#"{"__metadata__":{"contrastive":"{"}}"#, &[])),
     ];
     for (what, bytes) in cases {
@@ -145,7 +143,8 @@ fn hostile_files_are_refused_by_name() -> Result<()> {
             other => panic!("{what}: {other:?}"),
         }
     }
-    std::fs::write(&path, with_header(r#"{"x":{"dtype":"U64","shape":[1],"data_offsets":[0,8]}}"#, &[1; 8])).unwrap();
+    std::fs::write(&path, with_header(r#"{"x":{"dtype":"U64","shape":[1],"data_offsets":[0,8]}}"#, &[1; 8]))
+        .unwrap();
     assert_eq!(load(&path)?.0["x"].to_vec1::<i64>()?, [0x0101_0101_0101_0101]);
     assert!(matches!(load(&folder.path().join("absent")), Err(Error::Io { .. })));
     Ok(())
