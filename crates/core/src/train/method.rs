@@ -10,7 +10,8 @@ use crate::dist::Comm;
 use crate::nn::ParamStore;
 
 /// Where a run stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Progress {
     /// The run's seed.
     pub seed: u64,
@@ -36,6 +37,17 @@ pub enum Branch {
     Target,
     /// DINO's teacher.
     Teacher,
+}
+
+impl Branch {
+    /// The name in manifests and tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Online => "online",
+            Self::Target => "target",
+            Self::Teacher => "teacher",
+        }
+    }
 }
 
 /// What a step gives back.

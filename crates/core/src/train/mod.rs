@@ -1,5 +1,27 @@
 //! The one training loop. It knows [`Method`] and no method.
 
+pub mod checkpoint;
+pub mod config;
 mod method;
+mod observer;
+mod run_dir;
+mod stack;
+pub mod tensorboard;
+mod trainer;
 
+pub use checkpoint::{Checkpoint, CheckpointFolder};
+pub use config::TrainConfig;
 pub use method::{Branch, Method, Progress, StepOutput};
+pub use observer::{EpochRecord, Notes, Observer, StepRecord};
+pub use run_dir::{RunDir, RunLog};
+pub use stack::with_big_stack;
+pub use trainer::{Outcome, Trainer, export_encoder};
+
+#[cfg(test)]
+mod kill_tests;
+#[cfg(test)]
+mod rank_tests;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod toy;
