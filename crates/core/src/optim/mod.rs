@@ -15,6 +15,7 @@ mod schedule;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use config::require;
 pub use config::{AdamConfig, LarsConfig, OptimizerConfig, SgdConfig};
 pub use gradients::Gradients;
 pub use groups::{ParamGroups, is_bias, is_norm, ndim_above_one};
