@@ -3,16 +3,25 @@
 //! A method crate brings a [`MethodConfig`] and presets, [`RunConfig`] adds what every run needs, and [`fit`] puts
 //! loader, method, optimiser, loop and run directory together. Programs that want the parts use the parts.
 
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
 use candle_core::Device;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::Result;
 use crate::augment::{EvalTransform, Recipe};
+use crate::data::Batches;
+use crate::diagnostics::CollapseConfig;
 use crate::nn::ParamStore;
 use crate::optim::{LrScaling, Optimizer, OptimizerConfig, ParamGroups, Schedule};
-use crate::train::{Method, Progress, TrainConfig};
-use crate::{Error, weights};
+use crate::train::config::to_toml_string;
+use crate::train::{
+    CollapseMonitor, Method, Observer, Outcome, Progress, RunDir, TrainConfig, Trainer,
+};
+use crate::weights::{self, DataIdentity, MANIFEST_VERSION, Manifest};
+use crate::{Error, Result};
 
 /// The settings of a method: unchecked when read, checked before anything is built from them.
 pub trait MethodConfig: Serialize + DeserializeOwned + Clone + Send + Sync {
@@ -125,7 +134,7 @@ impl<M: MethodConfig> RunConfig<M> {
 /// What a run needs beside its configuration and its data. None of it changes the result.
 pub struct RunOptions<'a> {
     /// The run directory.
-    pub dir: std::path::PathBuf,
+    pub dir: PathBuf,
     /// Go on from the newest checkpoint in the directory, if there is one, instead of refusing a directory in use.
     pub resume: bool,
     /// Where parameters live.
@@ -140,7 +149,7 @@ pub struct RunOptions<'a> {
 
 impl RunOptions<'_> {
     /// A new run in `dir` on the CPU.
-    pub fn new(dir: impl Into<std::path::PathBuf>) -> Self {
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self {
             dir: dir.into(),
             resume: false,
@@ -150,4 +159,117 @@ impl RunOptions<'_> {
             observers: Vec::new(),
         }
     }
+}
+
+/// Trains to the end, or until the stop flag is raised, and gives back the trained method. The run directory holds
+/// settings, logs, checkpoints and, at the end, `encoder.safetensors`.
+///
+/// `method` must come from `config.method.build(config.train.seed, ..)`, `batches` from `config.augment` and
+/// `config.train`. The collapse instruments watch every run.
+///
+/// # Errors
+/// Settings out of range, a directory in use, data that does not fit, a loss that is not finite.
+pub fn train<M: MethodConfig>(
+    config: &RunConfig<M>,
+    method: &mut dyn Method,
+    batches: &dyn Batches,
+    options: RunOptions<'_>,
+) -> Result<Outcome> {
+    config.check()?;
+    let mut optimizer = config.optimizer(method.params())?;
+    let text = to_toml_string(config)?;
+    let used = options.dir.join("config.toml").is_file();
+    let dir = if options.resume && used {
+        RunDir::resume(&options.dir, &text)?
+    } else {
+        RunDir::create(&options.dir, &text)?
+    };
+    let (name, fingerprint) = batches.identity();
+    let manifest = Manifest {
+        version: MANIFEST_VERSION,
+        method: method.name().to_string(),
+        branch: method.branch().name().to_string(),
+        backbone: config.method.backbone(),
+        preprocessing: config.eval.to_string(),
+        data: DataIdentity { name, fingerprint },
+        licence: "unspecified".to_string(),
+    };
+    let lr = |progress: &Progress| config.lr(progress);
+    let mut collapse = CollapseMonitor::new(CollapseConfig::default())?;
+    let mut trainer = Trainer::new(method, optimizer.as_mut(), batches, &lr, config.train.clone())
+        .stop_flag(options.stop)
+        .run_dir(dir)
+        .manifest(manifest)
+        .observer(&mut collapse);
+    for observer in options.observers {
+        trainer = trainer.observer(observer);
+    }
+    trainer.run()
+}
+
+/// The loader of a run: the method's views of `source`, in the run's order.
+///
+/// # Errors
+/// A batch larger than the data.
+#[cfg(feature = "data")]
+pub fn loader<M, S>(
+    config: &RunConfig<M>,
+    source: S,
+    workers: usize,
+) -> Result<crate::data::Loader<S, Recipe>>
+where
+    M: MethodConfig,
+    S: crate::data::Source<Sample = crate::augment::Image> + 'static,
+{
+    let options = crate::data::LoaderOptions {
+        workers,
+        ..crate::data::LoaderOptions::new(config.train.batch_size, config.train.seed)
+    };
+    crate::data::Loader::new(source, config.augment.clone(), options)
+}
+
+/// Images in, trained encoder out: [`MethodConfig::build`], [`loader`] and [`train`].
+///
+/// # Errors
+/// As [`train`].
+#[cfg(feature = "data")]
+pub fn fit<M, S>(
+    config: &RunConfig<M>,
+    source: S,
+    options: RunOptions<'_>,
+) -> Result<(Box<dyn Method>, Outcome)>
+where
+    M: MethodConfig,
+    S: crate::data::Source<Sample = crate::augment::Image> + 'static,
+{
+    config.check()?;
+    let batches = loader(config, source, options.workers)?;
+    let mut method = config.method.build(config.train.seed, &options.device)?;
+    let outcome = train(config, method.as_mut(), &batches, options)?;
+    Ok((method, outcome))
+}
+
+/// Features of every sample of a labelled source under the run's evaluation transform, in order.
+///
+/// # Errors
+/// Samples without labels; images that the network cannot take.
+#[cfg(feature = "data")]
+pub fn features<S>(
+    encode: impl Fn(&candle_core::Tensor) -> Result<candle_core::Tensor>,
+    source: S,
+    transform: &EvalTransform,
+    device: &Device,
+    workers: usize,
+) -> Result<crate::eval::Features>
+where
+    S: crate::data::Source<Sample = crate::augment::Image> + 'static,
+{
+    const BATCH: usize = 256;
+    let name = source.name().to_string();
+    let loader = crate::data::SequentialLoader::new(source, transform.clone(), BATCH, workers)?;
+    let batches = loader.batches().map(|batch| {
+        let (view, labels) = crate::eval::labelled(batch?)?;
+        Ok((view.to_device(device)?, labels))
+    });
+    crate::eval::extract(&name, encode, batches)
 }

@@ -17,6 +17,7 @@
 //! | [`diagnostics`] | instruments that see a collapse coming |
 //! | [`weights`] | safetensors in and out, manifests |
 //! | [`train`] | the one loop: checkpoints, resume, events |
+//! | [`experiment`] | a whole run from one value: configuration and data in, trained encoder out |
 
 pub mod augment;
 pub mod data;
@@ -24,6 +25,7 @@ pub mod diagnostics;
 pub mod dist;
 pub mod error;
 pub mod eval;
+pub mod experiment;
 pub mod kernels;
 pub mod loss;
 pub mod nn;
