@@ -1,10 +1,18 @@
 //! Parameter store, layers, initialisers and backbones. Parameter names are torchvision's and timm's.
 
+mod heads;
+mod layers;
 mod mode;
 mod params;
+mod resnet;
+#[cfg(test)]
+mod tests;
 
+pub use heads::{Mlp, MlpLayer};
+pub use layers::{BatchNorm, BatchNormConfig, BatchNormKind, Conv2d, Conv2dConfig, Linear, MaxPool2d, Relu};
 pub use mode::Mode;
 pub use params::{Builder, Entry, Init, Kind, ParamStore};
+pub use resnet::{ResNet, ResNetConfig, Shortcut, Stem};
 
 use candle_core::Tensor;
 

@@ -1,0 +1,100 @@
+//! Multi-layer perceptrons: projection and prediction heads.
+
+use candle_core::Tensor;
+
+use super::{BatchNorm, BatchNormConfig, Builder, Init, Linear, Mode, Module};
+use crate::kernels::relu;
+use crate::{Error, Result};
+
+/// One layer of an [`Mlp`]: linear, then batch norm, then ReLU.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MlpLayer {
+    /// Width of the output.
+    pub width: usize,
+    /// How the linear weight begins.
+    pub weight: Init,
+    /// How the linear bias begins; none for a layer without.
+    pub bias: Option<Init>,
+    /// The batch norm behind it, if any.
+    pub norm: Option<BatchNormConfig>,
+    /// Whether a ReLU comes last.
+    pub relu: bool,
+}
+
+#[derive(Debug)]
+struct Layer {
+    linear: Linear,
+    norm: Option<BatchNorm>,
+    relu: bool,
+}
+
+/// A stack of linear layers, `[N, I]` to `[N, O]`.
+///
+/// Names are those of PyTorch's `nn.Sequential` with one place for each linear, batch norm and ReLU in order: SimCLR's
+/// head has `0.weight`, `1.weight`, `1.bias`, `3.weight`, `4.weight` (and `running_*`), MoCo v2's `0.{weight,bias}`,
+/// `2.{weight,bias}`.
+#[derive(Debug)]
+pub struct Mlp {
+    layers: Vec<Layer>,
+    width: usize,
+}
+
+impl Mlp {
+    /// Layers on features of width `inputs`.
+    ///
+    /// # Errors
+    /// No layer at all; a name that exists with another shape.
+    pub fn new(b: &Builder, inputs: usize, layers: &[MlpLayer]) -> Result<Self> {
+        let Some(last) = layers.last() else {
+            return Err(Error::config("head.layers", "at least one layer is needed"));
+        };
+        let (mut width, mut place) = (inputs, 0usize);
+        let mut built = Vec::with_capacity(layers.len());
+        for layer in layers {
+            let linear = Linear::new(&b.pp(place), width, layer.width, layer.weight, layer.bias)?;
+            place += 1;
+            let norm = match layer.norm {
+                None => None,
+                Some(config) => {
+                    let norm = BatchNorm::new(&b.pp(place), layer.width, config)?;
+                    place += 1;
+                    Some(norm)
+                }
+            };
+            place += usize::from(layer.relu);
+            width = layer.width;
+            built.push(Layer { linear, norm, relu: layer.relu });
+        }
+        Ok(Self { layers: built, width: last.width })
+    }
+
+    /// The width of the output.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// The outputs of all layers in order; the last is the head's (SimCLR v2 fine-tunes from the first).
+    ///
+    /// # Errors
+    /// As [`Module::forward`].
+    pub fn forward_all(&self, x: &Tensor, mode: &Mode) -> Result<Vec<Tensor>> {
+        let mut outputs: Vec<Tensor> = Vec::with_capacity(self.layers.len());
+        for layer in &self.layers {
+            let x = layer.linear.forward(outputs.last().unwrap_or(x), mode)?;
+            outputs.push(match (&layer.norm, layer.relu) {
+                (Some(norm), true) => norm.forward_relu(&x, None, mode)?,
+                (Some(norm), false) => norm.forward(&x, mode)?,
+                (None, true) => relu(&x)?,
+                (None, false) => x,
+            });
+        }
+        Ok(outputs)
+    }
+}
+
+impl Module for Mlp {
+    fn forward(&self, x: &Tensor, mode: &Mode) -> Result<Tensor> {
+        let outputs = self.forward_all(x, mode)?;
+        outputs.into_iter().last().ok_or_else(|| Error::config("head.layers", "at least one layer is needed"))
+    }
+}

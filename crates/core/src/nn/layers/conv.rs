@@ -1,0 +1,57 @@
+//! Two-dimensional convolution.
+
+use candle_core::Tensor;
+
+use crate::kernels::{ConvSettings, conv2d};
+use crate::nn::{Builder, Init, Mode, Module};
+use crate::{Error, Result};
+
+/// Settings of a [`Conv2d`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Conv2dConfig {
+    /// Side of the square kernel.
+    pub kernel: usize,
+    /// Stride, padding and groups.
+    pub settings: ConvSettings,
+    /// How `weight` begins.
+    pub weight: Init,
+    /// How `bias` begins; none for a convolution without bias.
+    pub bias: Option<Init>,
+}
+
+/// Convolution with `weight` `[O, C/g, k, k]` and an optional `bias` `[O]`: `[N, C, H, W]` to `[N, O, OH, OW]`.
+#[derive(Debug)]
+pub struct Conv2d {
+    weight: Tensor,
+    bias: Option<Tensor>,
+    settings: ConvSettings,
+}
+
+impl Conv2d {
+    /// A convolution from `inputs` to `outputs` channels.
+    ///
+    /// # Errors
+    /// Channels that the groups do not divide; a name that exists with another shape.
+    pub fn new(b: &Builder, inputs: usize, outputs: usize, config: Conv2dConfig) -> Result<Self> {
+        let Conv2dConfig { kernel, settings, weight, bias } = config;
+        let groups = settings.groups;
+        if groups == 0 || inputs % groups != 0 || outputs % groups != 0 {
+            return Err(Error::shape("conv2d", format!("channels in {groups} groups"), &[inputs, outputs]));
+        }
+        Ok(Self {
+            weight: b.param("weight", (outputs, inputs / groups, kernel, kernel), weight)?,
+            bias: bias.map(|init| b.param("bias", outputs, init)).transpose()?,
+            settings,
+        })
+    }
+}
+
+impl Module for Conv2d {
+    fn forward(&self, x: &Tensor, mode: &Mode) -> Result<Tensor> {
+        let y = conv2d(x, &mode.weight(&self.weight), self.settings)?;
+        match &self.bias {
+            None => Ok(y),
+            Some(bias) => Ok(y.broadcast_add(&mode.weight(bias).reshape((1, bias.elem_count(), 1, 1))?)?),
+        }
+    }
+}
