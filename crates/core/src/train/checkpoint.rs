@@ -16,7 +16,7 @@ use crate::{Error, Result};
 pub const CHECKPOINT_VERSION: u32 = 1;
 
 const FORMAT: &str = "contrastive-checkpoint";
-const SECTIONS: [&str; 3] = ["model", "state", "optim"];
+const SECTIONS: [&str; 4] = ["model", "state", "optim", "observer"];
 
 /// What a checkpoint says about itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -36,29 +36,38 @@ pub struct Header {
     pub data: DataIdentity,
 }
 
+/// Whatever has state in a run.
+pub struct Parts<'a> {
+    /// Gives `model/…` (parameters and buffers) and `state/…`.
+    pub method: &'a dyn Method,
+    /// Gives `optim/…`.
+    pub optimizer: &'a dyn Optimizer,
+    /// State of observers by `<observer>/<tensor>`, for `observer/…`.
+    pub observers: Vec<(String, Tensor)>,
+}
+
 /// A checkpoint in memory, checked to be whole.
 #[derive(Debug)]
 pub struct Checkpoint {
     path: PathBuf,
     header: Header,
-    sections: [HashMap<String, Tensor>; 3],
+    sections: [HashMap<String, Tensor>; 4],
 }
 
 impl Checkpoint {
-    /// Writes parameters and buffers (`model/…`), the method's state (`state/…`) and the optimiser's (`optim/…`) to
-    /// `path`, whole or not at all. Equal runs give equal bytes.
+    /// Writes all parts to `path`, whole or not at all. Equal runs give equal bytes.
     ///
     /// # Errors
     /// As [`weights::save`].
     pub fn save(
         path: &Path,
-        method: &dyn Method,
-        optimizer: &dyn Optimizer,
+        parts: Parts<'_>,
         progress: &Progress,
         config: &Value,
         data: &DataIdentity,
     ) -> Result<()> {
-        let parts = [method.params().tensors(), method.state()?, optimizer.state()?];
+        let Parts { method, optimizer, observers } = parts;
+        let parts = [method.params().tensors(), method.state()?, optimizer.state()?, observers];
         let mut tensors = Vec::new();
         for (section, part) in SECTIONS.iter().zip(parts) {
             tensors.extend(part.into_iter().map(|(name, t)| (format!("{section}/{name}"), t)));
@@ -96,7 +105,7 @@ impl Checkpoint {
         if weights::digest(tensors.iter().map(|(n, t)| (n.as_str(), t)))? != header.digest {
             return Err(Error::format(path, "damaged: the checksum does not match the content"));
         }
-        let mut sections: [HashMap<String, Tensor>; 3] = Default::default();
+        let mut sections: [HashMap<String, Tensor>; 4] = Default::default();
         for (full, tensor) in tensors {
             let place = full.split_once('/').and_then(|(section, name)| {
                 SECTIONS.iter().position(|s| *s == section).map(|i| (i, name.to_string()))
@@ -118,7 +127,16 @@ impl Checkpoint {
         &self.header
     }
 
-    /// Puts everything back. All names, shapes and element types are checked before anything changes; a method or
+    /// The state of an observer, if it was there when the checkpoint was written.
+    pub fn observer(&self, name: &str) -> Option<HashMap<String, Tensor>> {
+        let own = |(full, t): (&String, &Tensor)| {
+            full.strip_prefix(name)?.strip_prefix('/').map(|rest| (rest.to_string(), t.clone()))
+        };
+        let state: HashMap<_, _> = self.sections[3].iter().filter_map(own).collect();
+        (!state.is_empty()).then_some(state)
+    }
+
+    /// Puts the method and the optimiser back. All names, shapes and element types are checked before anything changes; a method or
     /// optimiser that has no state yet (it makes it in its first step) checks for itself in `load_state`.
     ///
     /// # Errors
@@ -156,7 +174,7 @@ impl Checkpoint {
         if !(missing.is_empty() && unexpected.is_empty() && mismatched.is_empty()) {
             return Err(Error::Weights { path: self.path.clone(), missing, unexpected, mismatched });
         }
-        let [model, state, optim] = &self.sections;
+        let [model, state, optim, _] = &self.sections;
         optimizer.load_state(optim)?;
         method.load_state(state)?;
         method.params().load(model, &self.path)

@@ -50,6 +50,18 @@ fn newest(folder: &Path) -> Option<u64> {
     CheckpointFolder::new(&folder.join("checkpoints")).list().ok()?.pop().map(|(step, _)| step)
 }
 
+/// Waits until the log of `run` has more than `lines` lines.
+fn wait_for_lines(run: &Path, lines: u64) {
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(20) {
+        let text = std::fs::read(run.join("metrics.jsonl")).unwrap_or_default();
+        if text.iter().filter(|b| **b == b'\n').count() as u64 > lines {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 #[test]
 fn killed_runs_end_with_the_same_bytes() {
     let folder = tempfile::tempdir().unwrap();
@@ -63,7 +75,15 @@ fn killed_runs_end_with_the_same_bytes() {
         // Up to three kills: the resumed run is killed again.
         for _ in 0..1 + attempt % 3 {
             let mut child = spawn(&run, 4);
-            std::thread::sleep(Duration::from_millis(stream.below(160)));
+            // Every fourth attempt at any moment, its start included; otherwise amid the run, however slow the machine.
+            if attempt % 4 > 0 {
+                wait_for_lines(&run, stream.below(40));
+            }
+            std::thread::sleep(Duration::from_micros(stream.below(if attempt % 4 > 0 {
+                8_000
+            } else {
+                100_000
+            })));
             child.kill().unwrap();
             child.wait().unwrap();
             amid += u32::from(newest(&run).is_some_and(|step| (1..50).contains(&step)));
@@ -89,7 +109,7 @@ fn killed_runs_end_with_the_same_bytes() {
 fn a_running_process_keeps_others_out() {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("run");
-    let mut child = spawn(&run, 20);
+    let mut child = spawn(&run, 200);
     let began = Instant::now();
     while newest(&run).is_none() && began.elapsed() < Duration::from_secs(30) {
         std::thread::sleep(Duration::from_millis(5));

@@ -2,6 +2,7 @@
 
 pub mod checkpoint;
 pub mod config;
+mod means;
 mod method;
 mod observer;
 mod run_dir;

@@ -1,5 +1,7 @@
 //! How progress bars, probes and collapse instruments hook into the loop.
 
+use std::collections::HashMap;
+
 use candle_core::Tensor;
 
 use super::{Method, Progress};
@@ -68,6 +70,28 @@ impl Notes {
 
 /// Sees what the loop does and never changes it. An error ends the run; the last checkpoint stays.
 pub trait Observer: Send {
+    /// Names the state of this observer in checkpoints; empty for observers without.
+    fn name(&self) -> &str {
+        ""
+    }
+
+    /// What the observer needs to go on as if the run had not been interrupted (the weights of an online probe). Not
+    /// empty where [`Observer::name`] is not.
+    ///
+    /// # Errors
+    /// A tensor that cannot be read back from its device.
+    fn state(&self) -> Result<Vec<(String, Tensor)>> {
+        Ok(Vec::new())
+    }
+
+    /// Takes back what [`Observer::state`] gave.
+    ///
+    /// # Errors
+    /// A missing name or another shape.
+    fn load_state(&mut self, _state: &HashMap<String, Tensor>) -> Result<()> {
+        Ok(())
+    }
+
     /// After every step.
     ///
     /// # Errors

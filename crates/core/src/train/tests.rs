@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -5,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use candle_core::{Device, Tensor};
 use serde_json::Value;
 
+use super::checkpoint::Parts;
 use super::toy::*;
 use super::*;
 use crate::optim::{Gradients, Optimizer};
@@ -33,15 +35,30 @@ struct Watch {
     stop_after: Option<u64>,
     stop: Arc<AtomicBool>,
     losses: Vec<f64>,
+    sum: f64,
     epochs: Vec<(u64, u64)>,
     warnings: Vec<String>,
 }
 
 impl Observer for Watch {
+    fn name(&self) -> &str {
+        "watch"
+    }
+
+    fn state(&self) -> Result<Vec<(String, Tensor)>> {
+        Ok(vec![("sum".to_string(), Tensor::new(self.sum, &Device::Cpu)?)])
+    }
+
+    fn load_state(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
+        self.sum = state["sum"].to_scalar()?;
+        Ok(())
+    }
+
     fn on_step(&mut self, record: &StepRecord<'_>, notes: &mut Notes) -> Result<()> {
         assert_eq!(record.embeddings[0].dims(), [8, OUT]);
         assert!(record.images_per_second > 0.0 && record.grad_norm > 0.0);
         self.losses.push(record.loss);
+        self.sum += record.loss;
         if record.progress.step == 2 {
             notes.scalar("probe", 0.5);
             notes.warn("step two");
@@ -163,6 +180,7 @@ fn resume_needs_the_whole_state() -> Result<()> {
     let expected = [
         "model/encoder.mean",
         "model/encoder.weight",
+        "observer/watch/sum",
         "optim/momentum/encoder.weight",
         "state/target.weight",
         "state/updates",
@@ -213,7 +231,8 @@ fn a_checkpoint_that_does_not_fit_changes_nothing() -> Result<()> {
     let progress =
         Progress { seed: 1, step: 3, total_steps: 9, epoch: 0, total_epochs: 1, steps_per_epoch: 9 };
     let data = weights::DataIdentity { name: "a".into(), fingerprint: "b".into() };
-    Checkpoint::save(&path, &method, &optimizer, &progress, &Value::Null, &data)?;
+    let parts = Parts { method: &method, optimizer: &optimizer, observers: vec![] };
+    Checkpoint::save(&path, parts, &progress, &Value::Null, &data)?;
     // A wider model, with the rest as it was.
     let (mut tensors, mut header) = weights::load(&path)?;
     tensors
@@ -309,7 +328,7 @@ fn clipping_scales_to_the_bound() -> Result<()> {
         fn state(&self) -> Result<Vec<(String, Tensor)>> {
             Ok(vec![])
         }
-        fn load_state(&mut self, _: &std::collections::HashMap<String, Tensor>) -> Result<()> {
+        fn load_state(&mut self, _: &HashMap<String, Tensor>) -> Result<()> {
             Ok(())
         }
     }

@@ -8,7 +8,8 @@ use std::time::Instant;
 use candle_core::{DType, Tensor};
 use serde_json::{Map, Value, json};
 
-use super::checkpoint::Checkpoint;
+use super::checkpoint::{Checkpoint, Parts};
+use super::means::Means;
 use super::observer::{EpochRecord, Notes, Observer, StepRecord};
 use super::run_dir::{RunDir, RunLog};
 use super::{Method, Progress, StepOutput, TrainConfig, with_big_stack};
@@ -140,10 +141,11 @@ impl<'a> Trainer<'a> {
             total_epochs: self.config.epochs,
             steps_per_epoch,
         };
-        let start = self.restore(&base, &data)?;
+        let mut warnings = self.run_dir.as_ref().map_or(Vec::new(), |dir| dir.warnings().to_vec());
+        let start = self.restore(&base, &data, &mut warnings)?;
         let log = self.run_dir.as_ref().map(|dir| dir.open_log(start.unwrap_or(0))).transpose()?;
         let mut run = Run { base, data, log, saved: start, first: true };
-        for warning in self.run_dir.as_ref().map_or(Vec::new(), |dir| dir.warnings().to_vec()) {
+        for warning in warnings {
             self.warn(&mut run, start.unwrap_or(0), &warning)?;
         }
         let mut step = start.unwrap_or(0);
@@ -183,7 +185,12 @@ impl<'a> Trainer<'a> {
     }
 
     /// Puts back what the checkpoint holds; gives the number of steps done.
-    fn restore(&mut self, base: &Progress, data: &DataIdentity) -> Result<Option<u64>> {
+    fn restore(
+        &mut self,
+        base: &Progress,
+        data: &DataIdentity,
+        warnings: &mut Vec<String>,
+    ) -> Result<Option<u64>> {
         let own = self.run_dir.as_mut().and_then(RunDir::take_checkpoint);
         let Some(checkpoint) = own.as_ref().or(self.checkpoint) else { return Ok(None) };
         let header = checkpoint.header();
@@ -215,6 +222,16 @@ impl<'a> Trainer<'a> {
             }
         }
         checkpoint.restore(self.method, self.optimizer)?;
+        for observer in self.observers.iter_mut().filter(|o| !o.name().is_empty()) {
+            match checkpoint.observer(observer.name()) {
+                Some(state) => observer.load_state(&state)?,
+                None => warnings.push(format!(
+                    "{} has no state of `{}`, which begins anew",
+                    checkpoint.path().display(),
+                    observer.name()
+                )),
+            }
+        }
         Ok(Some(was.step))
     }
 
@@ -392,7 +409,13 @@ impl<'a> Trainer<'a> {
         }
         let folder = dir.checkpoints();
         let path = folder.path(progress.step);
-        Checkpoint::save(&path, self.method, self.optimizer, progress, dir.config(), &run.data)?;
+        let mut observers = Vec::new();
+        for observer in self.observers.iter().filter(|o| !o.name().is_empty()) {
+            let state = observer.state()?.into_iter();
+            observers.extend(state.map(|(name, t)| (format!("{}/{name}", observer.name()), t)));
+        }
+        let parts = Parts { method: self.method, optimizer: self.optimizer, observers };
+        Checkpoint::save(&path, parts, progress, dir.config(), &run.data)?;
         folder.prune(self.config.keep_checkpoints)
     }
 }
@@ -433,45 +456,5 @@ impl Run {
         let tags: Vec<(String, f64)> = scalars.iter().map(|(n, v)| (format!("{kind}/{n}"), *v)).collect();
         let tags: Vec<(&str, f64)> = tags.iter().map(|(n, v)| (n.as_str(), *v)).collect();
         log.scalars(step, &tags)
-    }
-}
-
-/// Averages over an epoch.
-struct Means {
-    began: Instant,
-    lap: Instant,
-    steps: u64,
-    loss: f64,
-    terms: Vec<(String, f64, u64)>,
-}
-
-impl Default for Means {
-    fn default() -> Self {
-        let now = Instant::now();
-        Self { began: now, lap: now, steps: 0, loss: 0.0, terms: Vec::new() }
-    }
-}
-
-impl Means {
-    /// Seconds since the end of the step before: the time that the loop waited for data.
-    fn lap(&self) -> f64 {
-        self.lap.elapsed().as_secs_f64()
-    }
-
-    fn add(&mut self, loss: f64, terms: &[(String, f64)]) {
-        self.lap = Instant::now();
-        self.steps += 1;
-        self.loss += loss;
-        for (name, value) in terms {
-            match self.terms.iter_mut().find(|(n, _, _)| n == name) {
-                Some((_, sum, count)) => (*sum, *count) = (*sum + value, *count + 1),
-                None => self.terms.push((name.clone(), *value, 1)),
-            }
-        }
-    }
-
-    fn averages(&self) -> (f64, Vec<(String, f64)>) {
-        let terms = self.terms.iter().map(|(name, sum, n)| (name.clone(), sum / *n as f64));
-        (self.loss / self.steps.max(1) as f64, terms.collect())
     }
 }
