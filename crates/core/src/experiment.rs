@@ -111,8 +111,7 @@ impl<M: MethodConfig> RunConfig<M> {
     /// # Errors
     /// A configuration that does not serialise.
     pub fn hash(&self) -> Result<String> {
-        let value = serde_json::to_value(self).map_err(|e| Error::config("(config)", e.to_string()))?;
-        let hash = blake3::hash(weights::canonical_json(&value).as_bytes());
+        let hash = blake3::hash(weights::canonical_json(&to_value(self)?).as_bytes());
         Ok(hash.to_hex()[..16].to_string())
     }
 
@@ -129,6 +128,10 @@ impl<M: MethodConfig> RunConfig<M> {
     pub fn optimizer(&self, params: &ParamStore) -> Result<Box<dyn Optimizer>> {
         self.optim.optimizer.build(params, &self.method.groups())
     }
+}
+
+fn to_value<T: Serialize>(settings: &T) -> Result<serde_json::Value> {
+    serde_json::to_value(settings).map_err(|e| Error::config("(config)", e.to_string()))
 }
 
 /// What a run needs beside its configuration and its data. None of it changes the result.
@@ -190,7 +193,7 @@ pub fn train<M: MethodConfig>(
         method: method.name().to_string(),
         branch: method.branch().name().to_string(),
         backbone: config.method.backbone(),
-        preprocessing: config.eval.to_string(),
+        preprocessing: weights::canonical_json(&to_value(&config.eval)?),
         data: DataIdentity { name, fingerprint },
         licence: "unspecified".to_string(),
     };

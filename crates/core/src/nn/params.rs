@@ -34,7 +34,8 @@ pub struct Entry {
 /// layer never changes the others.
 ///
 /// `fan_in` and `fan_out` follow PyTorch: for `[out, in, k...]`, `in * prod(k)` and `out * prod(k)`.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Init {
     /// One value everywhere.
     Const(f64),

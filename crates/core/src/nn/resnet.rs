@@ -30,7 +30,8 @@ pub enum Shortcut {
 }
 
 /// Settings of a [`ResNet`].
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ResNetConfig {
     /// 18, 34, 50, 101 or 152.
     pub depth: usize,
@@ -48,8 +49,26 @@ pub struct ResNetConfig {
     pub shortcut: Shortcut,
     /// How convolutions begin: [`Init::KaimingNormalFanOut`] (torchvision), [`Init::VarianceScalingFanIn`] (SimCLR).
     pub conv_init: Init,
-    /// Over which samples batch statistics are taken.
+    /// Over which samples batch statistics are taken: the method's choice, not a setting in a file.
+    #[serde(skip)]
     pub norm: BatchNormKind,
+}
+
+/// `resnet18`, with what differs from torchvision's network: `resnet18-cifar-w16`, `resnet50-x2`.
+impl std::fmt::Display for ResNetConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "resnet{}", self.depth)?;
+        if self.stem == Stem::Cifar {
+            f.write_str("-cifar")?;
+        }
+        if self.base_width != 64 {
+            write!(f, "-w{}", self.base_width)?;
+        }
+        if self.width_multiplier != 1 {
+            write!(f, "-x{}", self.width_multiplier)?;
+        }
+        if self.shortcut == Shortcut::ProjectFirst { f.write_str("-project") } else { Ok(()) }
+    }
 }
 
 impl ResNetConfig {
@@ -71,6 +90,26 @@ impl ResNetConfig {
     /// The same with the stem for small images.
     pub fn cifar(depth: usize) -> Self {
         Self { stem: Stem::Cifar, ..Self::torchvision(depth) }
+    }
+
+    /// Checks every range. `at` is where these settings stand in the whole configuration.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the dotted key and what is allowed.
+    pub fn check(&self, at: &str) -> Result<()> {
+        if self.blocks().is_err() {
+            let reason = format!("{} is not one of 18, 34, 50, 101, 152", self.depth);
+            return Err(Error::config(format!("{at}.depth"), reason));
+        }
+        let sizes = [
+            ("base_width", self.base_width),
+            ("width_multiplier", self.width_multiplier),
+            ("in_channels", self.in_channels),
+        ];
+        match sizes.iter().find(|(_, size)| !(1..=4096).contains(size)) {
+            Some((key, size)) => Err(Error::config(format!("{at}.{key}"), format!("{size} is not in 1..=4096"))),
+            None => Ok(()),
+        }
     }
 
     /// Blocks of each group and whether they are bottlenecks.

@@ -89,9 +89,9 @@ impl Observer for ProbeMonitor {
         self.probe.as_ref().map_or(Ok(Vec::new()), OnlineProbe::state)
     }
 
-    fn load_state(&mut self, state: HashMap<String, Tensor>) -> Result<()> {
+    fn load_state(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
         // The width is known with the first features only.
-        self.waiting = (!state.is_empty()).then_some(state);
+        self.waiting = (!state.is_empty()).then(|| state.clone());
         Ok(())
     }
 }
