@@ -30,7 +30,8 @@ mod pipeline;
 #[cfg(feature = "data")]
 mod skipped;
 mod subset;
-#[cfg(all(test, feature = "data"))]
+#[cfg(test)]
+#[cfg(feature = "data")]
 mod tests;
 
 #[cfg(feature = "data")]
