@@ -24,8 +24,12 @@ impl Means {
         self.lap.elapsed().as_secs_f64()
     }
 
-    pub(super) fn add(&mut self, loss: f64, terms: &[(String, f64)]) {
+    /// After log and checkpoint: what follows is the wait for the next batch.
+    pub(super) fn step_ended(&mut self) {
         self.lap = Instant::now();
+    }
+
+    pub(super) fn add(&mut self, loss: f64, terms: &[(String, f64)]) {
         self.steps += 1;
         self.loss += loss;
         for (name, value) in terms {

@@ -161,7 +161,7 @@ impl<'a> Trainer<'a> {
                 let waited = means.lap();
                 self.step(&mut run, &progress, batch?, &mut means, waited)?;
                 step += 1;
-                let ended = step % steps_per_epoch == 0;
+                let ended = step.is_multiple_of(steps_per_epoch);
                 if ended {
                     self.end_epoch(&mut run, &progress, &means)?;
                 }
@@ -172,6 +172,7 @@ impl<'a> Trainer<'a> {
                 if stopped {
                     return Ok(Outcome::Interrupted);
                 }
+                means.step_ended();
             }
             if step / steps_per_epoch == epoch {
                 let reason = format!("epoch {epoch} ends after {} batches", step % steps_per_epoch);
@@ -289,7 +290,7 @@ impl<'a> Trainer<'a> {
             embeddings: &embeddings,
             features: features.as_ref(),
             labels: batch.labels.as_deref(),
-            logged: progress.step % self.config.log_every_steps == 0,
+            logged: progress.step.is_multiple_of(self.config.log_every_steps),
             seconds,
             images_per_second,
         };
@@ -396,7 +397,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn due(&self, step: u64, epoch_ended: bool, base: &Progress) -> bool {
-        let every = |n: u64, period: u64| period > 0 && n % period == 0;
+        let every = |n: u64, period: u64| period > 0 && n.is_multiple_of(period);
         every(step, self.config.checkpoint_every_steps)
             || epoch_ended && every(step / base.steps_per_epoch, self.config.checkpoint_every_epochs)
             || step == base.total_steps
