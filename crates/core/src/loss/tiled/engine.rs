@@ -1,17 +1,14 @@
 //! Forward and backward of the tiled log-sum-exp on plain slices.
 //!
 //! Work is cut into square tiles whose side depends on the number of columns alone, and partial results are added in
-//! tile order, so that the bytes of the result do not depend on the number of threads. Rows are taken in groups of two
-//! blocks; within a group the column blocks run in parallel, each with its own partial results for the group's rows:
-//! two extra copies of the columns, whatever their number.
+//! tile order, so that the bytes of the result do not depend on the number of threads. Rows are taken in groups;
+//! within a group the column blocks run in parallel, each with its own partial results for the group's rows: about two
+//! extra copies of the columns, whatever their number.
 
 use rayon::prelude::*;
 
 use super::kernels;
 use super::{Excluded, NO_NEGATIVES};
-
-/// Blocks of rows per group.
-const GROUP: usize = 2;
 
 /// Logits up to this size can be exponentiated without a shift: `e^±40` times any number of terms stays in f32's range.
 const BOUND: f32 = 40.0;
@@ -28,9 +25,14 @@ pub(super) struct Problem<'a> {
     pub excluded: Excluded,
 }
 
+/// Rows per group: at least 512, so that small problems are one group and threads seldom wait for each other.
+fn group(side: usize) -> usize {
+    512.max(2 * side)
+}
+
 /// The side of the tiles: small problems are cut finer, to feed all cores; large ones by what a core's cache holds.
 fn side(columns: usize) -> usize {
-    (columns / 16).next_power_of_two().clamp(32, 256)
+    (columns / 16).next_power_of_two().clamp(64, 256)
 }
 
 impl Problem<'_> {
@@ -79,8 +81,8 @@ impl Problem<'_> {
         let (m, n, b) = (self.m(), self.n(), side(self.n()));
         let mut max = vec![f32::NEG_INFINITY; m];
         let mut sum = vec![0f64; m];
-        for first in (0..m).step_by(GROUP * b) {
-            let height = (m - first).min(GROUP * b);
+        for first in (0..m).step_by(group(b)) {
+            let height = (m - first).min(group(b));
             let partial: Vec<(Vec<f32>, Vec<f32>)> = (0..n)
                 .into_par_iter()
                 .step_by(b)
@@ -116,8 +118,8 @@ impl Problem<'_> {
         let (n, b) = (self.n(), side(self.n()));
         let mut max = vec![f32::NEG_INFINITY; n];
         let mut sum = vec![0f64; n];
-        for first in (0..n).step_by(GROUP * b) {
-            let height = (n - first).min(GROUP * b);
+        for first in (0..n).step_by(group(b)) {
+            let height = (n - first).min(group(b));
             // The column blocks from `first` on; those to the left were done with earlier rows.
             let (max, sum) = (&mut max[first..], &mut sum[first..]);
             let partial: Vec<(Vec<f32>, Vec<f32>)> = max
@@ -170,9 +172,9 @@ impl Problem<'_> {
         let (m, n, d, b) = (self.m(), self.n(), self.d, side(self.n()));
         let mut row_gradient = vec![0f32; m * d];
         let mut column_gradient = vec![0f32; if columns { n * d } else { 0 }];
-        let mut partial = vec![0f32; n.div_ceil(b) * (GROUP * b).min(m) * d];
-        for first in (0..m).step_by(GROUP * b) {
-            let height = (m - first).min(GROUP * b);
+        let mut partial = vec![0f32; n.div_ceil(b) * group(b).min(m) * d];
+        for first in (0..m).step_by(group(b)) {
+            let height = (m - first).min(group(b));
             let task = |(block, (own, partial)): (usize, (&mut [f32], &mut [f32]))| {
                 let j = block * b;
                 let width = (n - j).min(b);
@@ -223,9 +225,9 @@ impl Problem<'_> {
             .map(|(&g, &lse)| if lse == NO_NEGATIVES { 0.0 } else { g * (-lse).exp() })
             .collect();
         let mut total = vec![0f32; n * d];
-        let mut partial = vec![0f32; n.div_ceil(b) * (GROUP * b).min(n) * d];
-        for first in (0..n).step_by(GROUP * b) {
-            let height = (n - first).min(GROUP * b);
+        let mut partial = vec![0f32; n.div_ceil(b) * group(b).min(n) * d];
+        for first in (0..n).step_by(group(b)) {
+            let height = (n - first).min(group(b));
             let blocks = (n - first).div_ceil(b);
             let partial = &mut partial[..blocks * height * d];
             let owned = total[first * d..].par_chunks_mut(b * d);

@@ -68,8 +68,15 @@ fn tiles_match_the_plain_twin() {
             compare(&z, None, scale, Excluded::Diagonal { offset: 0 });
         }
     }
-    for (m, n, d, offset) in [(1, 1, 1, 0), (3, 10, 4, 5), (40, 200, 7, 160), (90, 90, 3, 0), (150, 33, 2, 0)]
-    {
+    for (m, n, d, offset) in [
+        (1, 1, 1, 0),
+        (3, 10, 4, 5),
+        (40, 200, 7, 160),
+        (90, 90, 3, 0),
+        (150, 33, 2, 0),
+        (530, 140, 4, 0),
+        (513, 1100, 3, 400),
+    ] {
         let (rows, columns) = (embeddings(1, m, d, 1.0), embeddings(2, n, d, 1.0));
         for scale in [1.0, 30.0] {
             compare(&rows, Some(&columns), scale, Excluded::None);
