@@ -124,7 +124,7 @@ fn patience_and_hysteresis() -> Result<()> {
     let mut count = |z: &Tensor, times: usize| -> Result<usize> {
         let mut warnings = 0;
         for step in 0..times {
-            warnings += monitor.observe(step as u64, &[z.clone()], None)?.warnings.len();
+            warnings += monitor.observe(step as u64, std::slice::from_ref(z), None)?.warnings.len();
         }
         Ok(warnings)
     };
@@ -186,7 +186,8 @@ fn subsets_are_spread_and_bits_do_not_depend_on_the_thread_count() -> Result<()>
     let run = |threads: usize| -> Result<Vec<u64>> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
         pool.map_err(|e| Error::data("thread pool", e.to_string()))?.install(|| {
-            let report = Collapse::new(CollapseConfig::default())?.observe(0, &[z.clone()], None)?;
+            let report =
+                Collapse::new(CollapseConfig::default())?.observe(0, std::slice::from_ref(&z), None)?;
             Ok(report.values.into_iter().map(|(_, value)| value.to_bits()).collect())
         })
     };
