@@ -191,7 +191,14 @@ impl Report {
     }
 }
 
-#[derive(Debug, Clone, Copy, Default)]
+/// What a [`Collapse`] monitor remembers between observations, for checkpoints.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct CollapseState {
+    conditions: BTreeMap<WarningKind, Condition>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 struct Condition {
     observations: u32,
     raised: bool,
@@ -209,8 +216,9 @@ struct Test {
 
 impl Test {
     fn at_fault(&self) -> bool {
+        let healthy = if self.below { self.value >= self.threshold } else { self.value <= self.threshold };
         // NaN is at fault either way.
-        if self.below { !(self.value >= self.threshold) } else { !(self.value <= self.threshold) }
+        !healthy
     }
 
     fn recovered(&self, hysteresis: f64) -> bool {
@@ -232,7 +240,7 @@ impl Test {
 #[derive(Debug, Clone)]
 pub struct Collapse {
     config: CollapseConfig,
-    conditions: BTreeMap<WarningKind, Condition>,
+    state: CollapseState,
 }
 
 impl Collapse {
@@ -242,7 +250,17 @@ impl Collapse {
     /// What [`CollapseConfig::check`] refuses (as `collapse.*`).
     pub fn new(config: CollapseConfig) -> Result<Self> {
         config.check("collapse")?;
-        Ok(Self { config, conditions: BTreeMap::new() })
+        Ok(Self { config, state: CollapseState::default() })
+    }
+
+    /// What must be saved so that a resumed run raises the same warnings.
+    pub fn state(&self) -> &CollapseState {
+        &self.state
+    }
+
+    /// Takes back what [`Collapse::state`] gave.
+    pub fn load_state(&mut self, state: CollapseState) {
+        self.state = state;
     }
 
     /// Whether `step` (from 0) is one to observe.
@@ -374,7 +392,7 @@ impl Collapse {
 
     /// Whether the test raises its warning now.
     fn judge(&mut self, test: &Test) -> bool {
-        let condition = self.conditions.entry(test.kind).or_default();
+        let condition = self.state.conditions.entry(test.kind).or_default();
         if test.at_fault() {
             condition.observations = condition.observations.saturating_add(1);
             // Values that are not numbers do not come back: no patience with them.

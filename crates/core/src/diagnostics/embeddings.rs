@@ -3,7 +3,7 @@
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
-use super::eigen::symmetric_eigenvalues;
+use super::eigen::{dot, symmetric_eigenvalues};
 use crate::{Error, Result};
 
 /// A dimension is dead when its standard deviation is below this fraction of the largest one.
@@ -16,16 +16,6 @@ pub struct Embeddings {
     d: usize,
     /// Row-major.
     values: Vec<f64>,
-}
-
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    let mut sums = [0f64; 8];
-    for (a, b) in a.chunks(8).zip(b.chunks(8)) {
-        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
-            *sum += a * b;
-        }
-    }
-    sums.iter().sum()
 }
 
 impl Embeddings {

@@ -10,5 +10,5 @@ mod embeddings;
 #[cfg(test)]
 mod tests;
 
-pub use collapse::{Collapse, CollapseConfig, Report, Warning, WarningKind};
+pub use collapse::{Collapse, CollapseConfig, CollapseState, Report, Warning, WarningKind};
 pub use embeddings::Embeddings;

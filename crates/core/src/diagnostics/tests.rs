@@ -124,7 +124,7 @@ fn patience_and_hysteresis() -> Result<()> {
     let mut count = |z: &Tensor, times: usize| -> Result<usize> {
         let mut warnings = 0;
         for step in 0..times {
-            warnings += monitor.observe(step as u64, &[z.clone()], None)?.warnings.len();
+            warnings += monitor.observe(step as u64, std::slice::from_ref(z), None)?.warnings.len();
         }
         Ok(warnings)
     };
@@ -186,7 +186,8 @@ fn subsets_are_spread_and_bits_do_not_depend_on_the_thread_count() -> Result<()>
     let run = |threads: usize| -> Result<Vec<u64>> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
         pool.map_err(|e| Error::data("thread pool", e.to_string()))?.install(|| {
-            let report = Collapse::new(CollapseConfig::default())?.observe(0, &[z.clone()], None)?;
+            let report =
+                Collapse::new(CollapseConfig::default())?.observe(0, std::slice::from_ref(&z), None)?;
             Ok(report.values.into_iter().map(|(_, value)| value.to_bits()).collect())
         })
     };
@@ -194,18 +195,20 @@ fn subsets_are_spread_and_bits_do_not_depend_on_the_thread_count() -> Result<()>
     Ok(())
 }
 
-/// Not a test of correctness: `cargo test -- --ignored --nocapture observation_time` prints how long one takes.
 #[test]
-#[ignore = "prints a time"]
-fn observation_time() -> Result<()> {
-    for (n, d) in [(256, 128), (256, 512), (512, 2048)] {
-        let z = make(n, d, 1, |_, _, x| x)?;
-        let mut monitor = Collapse::new(CollapseConfig::default())?;
-        let begun = std::time::Instant::now();
-        for step in 0..10 {
-            monitor.observe(step, &[z.clone(), z.clone()], None)?;
-        }
-        println!("[{n}, {d}]: {:.1} ms", begun.elapsed().as_secs_f64() * 100.0);
+fn a_resumed_monitor_goes_on_where_it_stood() -> Result<()> {
+    let zero = [make(8, 4, 1, |_, _, _| 0.0)?];
+    let mut straight = Collapse::new(CollapseConfig::default())?;
+    for step in 0..2 {
+        straight.observe(step, &zero, None)?;
+    }
+    let text = serde_json::to_string(&straight.state()).unwrap_or_default();
+    let mut resumed = Collapse::new(CollapseConfig::default())?;
+    resumed.load_state(serde_json::from_str(&text).map_err(|e| Error::format("state", e))?);
+    for step in 2..5 {
+        let report = resumed.observe(step, &zero, None)?;
+        assert_eq!(report.warnings.len(), usize::from(step == 2), "step {step}");
+        assert_eq!(report, straight.observe(step, &zero, None)?);
     }
     Ok(())
 }

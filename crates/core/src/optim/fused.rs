@@ -37,14 +37,19 @@ fn sum_chunks(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32 + Copy + Send + 
 
 /// Sum of `f(a, b)^2` over a chunk, in eight lanes, which the compiler can keep in vector registers.
 fn lanes(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f64 {
+    let square = |a, b| {
+        let value = f64::from(f(a, b));
+        value * value
+    };
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
     let mut sums = [0f64; 8];
-    for (a, b) in a.chunks(8).zip(b.chunks(8)) {
-        for ((sum, &a), &b) in sums.iter_mut().zip(a).zip(b) {
-            let value = f64::from(f(a, b));
-            *sum += value * value;
+    for (a, b) in a.iter().zip(b) {
+        for lane in 0..8 {
+            sums[lane] += square(a[lane], b[lane]);
         }
     }
-    sums.iter().sum()
+    let rest: f64 = a_rest.iter().zip(b_rest).map(|(&a, &b)| square(a, b)).sum();
+    sums.iter().sum::<f64>() + rest
 }
 
 /// Momentum step of a contiguous f32 parameter by a contiguous f32 gradient of the same shape.

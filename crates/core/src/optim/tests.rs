@@ -329,7 +329,7 @@ fn configs_are_read_strictly_and_name_the_key() -> Result<()> {
     for (config, key) in faulty {
         let message = config.check("optim").err().map(|e| e.to_string()).unwrap_or_default();
         assert!(
-            message.contains(key) && message.contains("must be") || message.contains("needs"),
+            message.contains(key) && (message.contains("must be") || message.contains("needs")),
             "{message}"
         );
     }
