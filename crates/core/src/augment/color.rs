@@ -1,7 +1,7 @@
 //! Colour operations with the arithmetic of Pillow's `ImageEnhance`, `convert` and `ImageOps`, in place.
 
 use super::dispatch::vectorised;
-use super::hsv::{hsv_to_rgb, rgb_to_hsv, sextant};
+use super::hsv::{BLOCK, Block, Sextants, hsv_to_rgb, rgb_to_hsv};
 use super::Image;
 
 /// Pillow's 8-bit luma, ITU-R 601: `(19595 R + 38470 G + 7471 B + 0x8000) >> 16`.
@@ -10,12 +10,15 @@ pub fn luma([r, g, b]: [u8; 3]) -> u8 {
     ((19595 * u32::from(r) + 38470 * u32::from(g) + 7471 * u32::from(b) + 0x8000) >> 16) as u8
 }
 
-/// Pillow's `blend`: from `start` (factor 0) to `value` (factor 1) and beyond, truncated to a byte. The saturating
-/// cast is Pillow's clipping outside 0..=1 and changes nothing inside.
+/// Pillow's `blend`: from `start` (factor 0) to `value` (factor 1) and beyond, clipped and truncated to a byte.
 #[inline(always)]
 fn blend(start: u8, value: u8, factor: f32) -> u8 {
     let difference = i32::from(value) - i32::from(start);
-    (f32::from(start) + factor * difference as f32).clamp(0.0, 255.0) as i32 as u8
+    let x = (f32::from(start) + factor * difference as f32).clamp(0.0, 255.0);
+    // Adding 2^23 rounds to an integer in the low bits; unlike a cast, which saturates, this vectorises.
+    const ROUND: f32 = 8_388_608.0;
+    let rounded = x + ROUND;
+    (rounded.to_bits() as u8).wrapping_sub(u8::from(rounded - ROUND > x))
 }
 
 #[inline(always)]
@@ -40,6 +43,22 @@ fn luma_sum_kernel(data: &[u8], sum: &mut u64) {
     }
 }
 
+#[inline(always)]
+fn turn_kernel(data: &mut [u8], sextants: &Sextants) {
+    for pixels in data.as_chunks_mut::<3>().0.chunks_mut(BLOCK) {
+        let mut block: Block = [[0; BLOCK]; 3];
+        let [r, g, b] = &mut block;
+        for ((pixel, r), (g, b)) in pixels.iter().zip(r).zip(g.iter_mut().zip(b)) {
+            [*r, *g, *b] = *pixel;
+        }
+        let [r, g, b] = hsv_to_rgb(&rgb_to_hsv(&block), sextants);
+        for ((pixel, &r), (&g, &b)) in pixels.iter_mut().zip(&r).zip(g.iter().zip(&b)) {
+            *pixel = [r, g, b];
+        }
+    }
+}
+
+vectorised!(fn turn_all = turn_kernel(data: &mut [u8], sextants: &Sextants));
 vectorised!(fn blend_all = blend_kernel(data: &mut [u8], start: u8, factor: f32));
 vectorised!(fn saturate_all = saturation_kernel(data: &mut [u8], factor: f32));
 vectorised!(fn luma_sum = luma_sum_kernel(data: &[u8], sum: &mut u64));
@@ -75,11 +94,7 @@ pub fn adjust_hue(image: &mut Image, shift: f64) {
         return;
     }
     let shift = (shift * 255.0) as i32 as u8;
-    let sextants: [(u8, f32); 256] = std::array::from_fn(|hue| sextant((hue as u8).wrapping_add(shift)));
-    for pixel in image.data.as_chunks_mut::<3>().0 {
-        let [h, s, v] = rgb_to_hsv(*pixel);
-        *pixel = hsv_to_rgb(sextants[usize::from(h)], s, v);
-    }
+    turn_all(&mut image.data, &Sextants::turned(shift));
 }
 
 /// Replaces every pixel by its luma; the number of channels stays.

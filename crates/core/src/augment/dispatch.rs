@@ -13,12 +13,12 @@ macro_rules! vectorised {
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx2")]
-                fn wide($($arg: $type),*) {
+                fn for_avx2($($arg: $type),*) {
                     $kernel($($arg),*)
                 }
                 if std::arch::is_x86_feature_detected!("avx2") {
-                    // SAFETY: `wide` is safe code whose only demand is AVX2, and the line above has seen it.
-                    return unsafe { wide($($arg),*) };
+                    // SAFETY: `for_avx2` is safe code whose only demand is AVX2, and the line above has seen it.
+                    return unsafe { for_avx2($($arg),*) };
                 }
             }
             $kernel($($arg),*)

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::hsv::{hsv_to_rgb, rgb_to_hsv, sextant};
+use super::hsv::{BLOCK, Sextants, hsv_to_rgb, rgb_to_hsv};
 use super::*;
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/augment");
@@ -151,16 +151,18 @@ fn every_colour_converts_as_in_pillow() {
     let (fixture, _) = fixture();
     // The script's checksum: bytes times multiples of a constant, summed modulo 2^64.
     const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
-    let sextants: Vec<_> = (0..=255).map(sextant).collect();
+    let sextants = Sextants::turned(0);
     let (mut hsv_sum, mut rgb_sum, mut weight) = (0u64, 0u64, 0u64);
-    for value in 0..1u32 << 24 {
-        let [_, a, b, c] = value.to_be_bytes();
-        let hsv = rgb_to_hsv([a, b, c]);
-        let rgb = hsv_to_rgb(sextants[usize::from(a)], b, c);
-        for (h, r) in hsv.into_iter().zip(rgb) {
-            weight = weight.wrapping_add(STEP);
-            hsv_sum = hsv_sum.wrapping_add(weight.wrapping_mul(u64::from(h)));
-            rgb_sum = rgb_sum.wrapping_add(weight.wrapping_mul(u64::from(r)));
+    for first in (0..1u32 << 24).step_by(BLOCK) {
+        let plane = |c: usize| std::array::from_fn(|i| (first + i as u32).to_be_bytes()[c + 1]);
+        let block = [plane(0), plane(1), plane(2)];
+        let (hsv, rgb) = (rgb_to_hsv(&block), hsv_to_rgb(&block, &sextants));
+        for i in 0..BLOCK {
+            for c in 0..3 {
+                weight = weight.wrapping_add(STEP);
+                hsv_sum = hsv_sum.wrapping_add(weight.wrapping_mul(u64::from(hsv[c][i])));
+                rgb_sum = rgb_sum.wrapping_add(weight.wrapping_mul(u64::from(rgb[c][i])));
+            }
         }
     }
     assert_eq!(hsv_sum.to_string(), fixture.rgb_to_hsv);

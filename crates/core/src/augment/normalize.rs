@@ -45,30 +45,34 @@ impl ColorSpace {
     }
 }
 
-/// Mean and standard deviation per channel.
-pub(super) type Normalization<'a> = (&'a [f32], &'a [f32]);
-
 #[inline(always)]
-fn plane_kernel(data: &[u8], stride: usize, mean: f32, std: f32, out: &mut [f32]) {
-    // Divisions, not products with the inverse: torchvision's bits.
-    let convert = |v: u8| (f32::from(v) / 255.0 - mean) / std;
-    match stride {
-        1 => out.iter_mut().zip(data).for_each(|(out, &v)| *out = convert(v)),
-        3 => {
-            // Gathering first leaves a loop without stride to vectorise.
-            let mut bytes = [0u8; 64];
-            for (out, pixels) in out.chunks_mut(64).zip(data.chunks(64 * 3)) {
-                for (byte, &v) in bytes.iter_mut().zip(pixels.iter().step_by(3)) {
-                    *byte = v;
-                }
-                out.iter_mut().zip(&bytes).for_each(|(out, &v)| *out = convert(v));
-            }
-        }
-        _ => {}
+fn plane_kernel(bytes: &[u8], mean: f32, std: f32, out: &mut [f32]) {
+    for (out, &v) in out.iter_mut().zip(bytes) {
+        // Divisions, not products with the inverse: torchvision's bits.
+        *out = (f32::from(v) / 255.0 - mean) / std;
     }
 }
 
-vectorised!(fn plane = plane_kernel(data: &[u8], stride: usize, mean: f32, std: f32, out: &mut [f32]));
+#[inline(always)]
+fn planes_kernel(data: &[u8], mean: &[f32], std: &[f32], out: &mut [f32]) {
+    const BLOCK: usize = 64;
+    let area = out.len() / 3;
+    for (block, pixels) in data.as_chunks::<3>().0.chunks(BLOCK).enumerate() {
+        // Taking the channels apart first leaves loops without stride to vectorise.
+        let mut bytes = [[0u8; BLOCK]; 3];
+        let [r, g, b] = &mut bytes;
+        for ((pixel, r), (g, b)) in pixels.iter().zip(r).zip(g.iter_mut().zip(b)) {
+            [*r, *g, *b] = *pixel;
+        }
+        for (c, bytes) in bytes.iter().enumerate() {
+            let start = c * area + block * BLOCK;
+            plane_kernel(bytes, mean[c], std[c], &mut out[start..start + pixels.len()]);
+        }
+    }
+}
+
+vectorised!(fn plane = plane_kernel(bytes: &[u8], mean: f32, std: f32, out: &mut [f32]));
+vectorised!(fn planes = planes_kernel(data: &[u8], mean: &[f32], std: &[f32], out: &mut [f32]));
 
 /// The image as `[C, H, W]` floats: `(value / 255 - mean) / std`, or `value / 255` without a normalisation
 /// (torchvision's `ToTensor` and `Normalize`).
@@ -77,24 +81,24 @@ vectorised!(fn plane = plane_kernel(data: &[u8], stride: usize, mean: f32, std: 
 /// A mean or standard deviation whose length is not `space.channels()`.
 pub fn to_array(image: &Image, space: ColorSpace, normalization: Option<(&[f32], &[f32])>) -> Result<Array> {
     let channels = space.channels();
-    let (mean, std): Normalization = normalization.unwrap_or((&[0.0; 3][..channels], &[1.0; 3][..channels]));
+    let (mean, std) = normalization.unwrap_or((&[0.0; 3][..channels], &[1.0; 3][..channels]));
     if mean.len() != channels || std.len() != channels {
         let expected = format!("{channels} means and standard deviations");
         return Err(Error::shape("normalize", expected, &[mean.len(), std.len()]));
     }
-    let gray;
-    let image = if channels == 1 && image.channels == 3 {
-        let data = image.data.as_chunks::<3>().0.iter().map(|&pixel| luma(pixel)).collect();
-        gray = Image { channels: 1, data, ..*image };
-        &gray
-    } else {
-        image
-    };
     let area = image.width * image.height;
     let mut data = vec![0.0; channels * area];
-    for (c, out) in data.chunks_exact_mut(area).enumerate() {
-        let offset = if image.channels == 3 { c } else { 0 };
-        plane(&image.data[offset..], image.channels, mean[c], std[c], out);
+    match (image.channels, channels) {
+        (3, 3) => planes(&image.data, mean, std, &mut data),
+        (3, _) => {
+            let gray: Vec<u8> = image.data.as_chunks::<3>().0.iter().map(|&pixel| luma(pixel)).collect();
+            plane(&gray, mean[0], std[0], &mut data);
+        }
+        _ => {
+            for ((out, &mean), &std) in data.chunks_exact_mut(area).zip(mean).zip(std) {
+                plane(&image.data, mean, std, out);
+            }
+        }
     }
     Ok(Array { shape: vec![channels, image.height, image.width], data })
 }

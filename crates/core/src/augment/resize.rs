@@ -103,18 +103,28 @@ fn to_byte(sum: i32) -> u8 {
     (sum >> PRECISION).clamp(0, 255) as u8
 }
 
+/// One row of RGB. Its pixels go through `wide`, padded to four bytes: four sums are one vector, three are not.
 #[inline(always)]
-fn horizontal_kernel<const C: usize>(row: &[u8], taps: &Taps, out: &mut [u8]) {
-    for ((first, weights), pixel) in taps.positions().zip(out.chunks_exact_mut(C)) {
-        let mut sums = [HALF; C];
-        for (source, &weight) in row[first * C..].chunks_exact(C).zip(weights) {
-            for (sum, &value) in sums.iter_mut().zip(source) {
-                *sum += i32::from(value) * weight;
+fn horizontal_rgb_kernel(row: &[u8], wide: &mut [[u8; 4]], taps: &Taps, out: &mut [u8]) {
+    for (wide, &[r, g, b]) in wide.iter_mut().zip(row.as_chunks::<3>().0) {
+        *wide = [r, g, b, 0];
+    }
+    for ((first, weights), pixel) in taps.positions().zip(out.as_chunks_mut::<3>().0) {
+        let mut sums = [HALF; 4];
+        for (source, &weight) in wide[first..].iter().zip(weights) {
+            for c in 0..4 {
+                sums[c] += i32::from(source[c]) * weight;
             }
         }
-        for (out, sum) in pixel.iter_mut().zip(sums) {
-            *out = to_byte(sum);
-        }
+        let [r, g, b, _] = sums.map(to_byte);
+        *pixel = [r, g, b];
+    }
+}
+
+fn horizontal_gray(row: &[u8], taps: &Taps, out: &mut [u8]) {
+    for ((first, weights), out) in taps.positions().zip(out) {
+        let products = row[first..].iter().zip(weights).map(|(&value, &weight)| i32::from(value) * weight);
+        *out = to_byte(HALF + products.sum::<i32>());
     }
 }
 
@@ -146,6 +156,9 @@ fn vertical_kernel(rows: &[u8], width: usize, weights: &[i32], out: &mut [u8]) {
     }
 }
 
+vectorised!(fn horizontal_rgb = horizontal_rgb_kernel(
+    row: &[u8], wide: &mut [[u8; 4]], taps: &Taps, out: &mut [u8],
+));
 vectorised!(fn vertical = vertical_kernel(rows: &[u8], width: usize, weights: &[i32], out: &mut [u8]));
 
 /// Resizes the float box `area` = (left, top, right, bottom), in pixels of the crop `frame`, to `width` x `height`. The
@@ -187,10 +200,11 @@ fn resample(
     };
     let mut between = vec![0u8; (end_row - first_row) * width * c];
     let columns_taps = across.then(|| Taps::new(frame.width, left, right, width, filter));
+    let mut wide = vec![[0u8; 4]; frame.width];
     for (y, out) in (first_row..end_row).zip(between.chunks_exact_mut(width * c)) {
         match &columns_taps {
-            Some(taps) if c == 3 => horizontal_kernel::<3>(source_row(y), taps, out),
-            Some(taps) => horizontal_kernel::<1>(source_row(y), taps, out),
+            Some(taps) if c == 3 => horizontal_rgb(source_row(y), &mut wide, taps, out),
+            Some(taps) => horizontal_gray(source_row(y), taps, out),
             None => out.copy_from_slice(source_row(y)),
         }
     }
