@@ -15,7 +15,7 @@ use crate::{Error, Result};
 pub struct TrainConfig {
     /// Epochs of the whole run.
     pub epochs: u64,
-    /// Samples in a step, on each rank.
+    /// Samples in a step, over all ranks together.
     pub batch_size: usize,
     /// The seed of every random stream of the run.
     pub seed: u64,
@@ -28,8 +28,6 @@ pub struct TrainConfig {
     pub keep_checkpoints: usize,
     /// A line of metrics every so many steps.
     pub log_every_steps: u64,
-    /// Threads that prepare batches; the results do not depend on it.
-    pub workers: usize,
     /// Gradients with a larger l2 norm than this (over all parameters) are scaled down to it.
     pub grad_clip: Option<f64>,
 }
@@ -44,7 +42,6 @@ impl Default for TrainConfig {
             checkpoint_every_epochs: 1,
             keep_checkpoints: 2,
             log_every_steps: 10,
-            workers: 2,
             grad_clip: None,
         }
     }
@@ -61,7 +58,6 @@ impl TrainConfig {
             ("batch_size", self.batch_size as u64),
             ("keep_checkpoints", self.keep_checkpoints as u64),
             ("log_every_steps", self.log_every_steps),
-            ("workers", self.workers as u64),
         ];
         for (key, value) in positive {
             if value == 0 {
@@ -354,7 +350,7 @@ mod tests {
         assert!(check(TrainConfig { epochs: 0, ..good.clone() }).contains("train.epochs"));
         assert!(check(TrainConfig { seed: u64::MAX, ..good.clone() }).contains("train.seed"));
         assert!(check(TrainConfig { grad_clip: Some(f64::NAN), ..good.clone() }).contains("train.grad_clip"));
-        assert!(TrainConfig { workers: 0, ..good }.check("").unwrap_err().to_string().contains("`workers`"));
+        assert!(TrainConfig { keep_checkpoints: 0, ..good }.check("").unwrap_err().to_string().contains("`keep_checkpoints`"));
     }
 
     #[test]

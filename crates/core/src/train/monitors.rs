@@ -86,7 +86,11 @@ impl Observer for ProbeMonitor {
     }
 
     fn state(&self) -> Result<Vec<(String, Tensor)>> {
-        self.probe.as_ref().map_or(Ok(Vec::new()), OnlineProbe::state)
+        match (&self.probe, &self.waiting) {
+            (Some(probe), _) => probe.state(),
+            (None, Some(state)) => Ok(state.iter().map(|(n, t)| (n.clone(), t.clone())).collect()),
+            (None, None) => Ok(Vec::new()),
+        }
     }
 
     fn load_state(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {

@@ -1,0 +1,107 @@
+//! What a self-supervised number is held against: pixels, a network with random weights, supervised training.
+
+use candle_core::{Device, Tensor};
+use contrastive_core::augment::Recipe;
+use contrastive_core::data::Batch;
+use contrastive_core::dist::Comm;
+use contrastive_core::experiment::{MethodConfig, RunConfig};
+use contrastive_core::loss::cross_entropy;
+use contrastive_core::nn::{Encoder, Linear, Mode, Module, ParamStore, ResNet, ResNetConfig};
+use contrastive_core::train::{Method, Progress, StepOutput};
+use contrastive_core::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// The same backbone trained with labels: the upper bound of a table.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SupervisedConfig {
+    /// The backbone.
+    pub backbone: ResNetConfig,
+    /// The number of classes.
+    pub classes: usize,
+}
+
+impl SupervisedConfig {
+    /// The run that differs from `run` in the method alone: one view of each sample, and its label.
+    pub fn beside<M>(run: &RunConfig<M>, backbone: ResNetConfig, classes: usize) -> RunConfig<Self> {
+        let mut view = run.augment.views[0].clone();
+        view.count = 1;
+        RunConfig {
+            method: Self { backbone, classes },
+            train: run.train.clone(),
+            optim: run.optim.clone(),
+            augment: Recipe { views: vec![view], ..run.augment.clone() },
+            eval: run.eval.clone(),
+        }
+    }
+}
+
+impl MethodConfig for SupervisedConfig {
+    fn name(&self) -> &'static str {
+        "supervised"
+    }
+
+    fn check(&self, at: &str) -> Result<()> {
+        self.backbone.check(&format!("{at}.backbone"))?;
+        if self.classes < 2 {
+            return Err(Error::config(format!("{at}.classes"), "must be at least 2"));
+        }
+        Ok(())
+    }
+
+    fn views(&self) -> usize {
+        1
+    }
+
+    fn backbone(&self) -> String {
+        self.backbone.to_string()
+    }
+
+    fn build(&self, seed: u64, device: &Device) -> Result<Box<dyn Method>> {
+        let params = ParamStore::new(seed, device);
+        let backbone = ResNet::new(&params.builder().pp("backbone"), &self.backbone)?;
+        let classifier =
+            Linear::torch_default(&params.builder().pp("classifier"), backbone.width(), self.classes)?;
+        Ok(Box::new(Supervised { params, backbone, classifier }))
+    }
+}
+
+struct Supervised {
+    params: ParamStore,
+    backbone: ResNet,
+    classifier: Linear,
+}
+
+impl Method for Supervised {
+    fn name(&self) -> &str {
+        "supervised"
+    }
+
+    fn views(&self) -> usize {
+        1
+    }
+
+    fn params(&self) -> &ParamStore {
+        &self.params
+    }
+
+    fn step(&mut self, batch: &Batch, comm: &Comm, _progress: &Progress) -> Result<StepOutput> {
+        let labels = batch
+            .labels
+            .as_deref()
+            .ok_or_else(|| Error::data("supervised training", "the data set has no labels"))?;
+        let mode = Mode::train(comm);
+        let h = self.backbone.forward(&batch.views[0], &mode)?;
+        let loss = cross_entropy(&self.classifier.forward(&h, &mode)?, labels)?;
+        Ok(StepOutput { loss, terms: Vec::new(), embeddings: vec![h.detach()], features: None })
+    }
+
+    fn features(&self, x: &Tensor) -> Result<Tensor> {
+        self.backbone.forward(x, &Mode::eval())
+    }
+
+    fn backbone(&self) -> Vec<(String, Tensor)> {
+        let strip = |name: String| name.strip_prefix("backbone.").map(str::to_string);
+        self.params.tensors().into_iter().filter_map(|(n, t)| strip(n).map(|n| (n, t))).collect()
+    }
+}
