@@ -2,6 +2,7 @@
 //! batch sample by sample, so that sums are taken in the same order whoever runs it.
 
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use super::Extents;
 use crate::kernels::parallel::{self, Output};
@@ -44,33 +45,26 @@ impl Extents {
     }
 }
 
-/// For each group and channel the sums of `K` functions of the elements, `[G, K, C]` in f64. `f` gets the channel's
-/// place in `[G, C]` and the element's place in `x`.
-fn sums<const K: usize>(e: &Extents, f: impl Fn(usize, usize) -> [f32; K] + Send + Sync) -> Vec<f64> {
+/// For each group and channel the sums of `K` functions of the elements of `M` operands, `[G, K, C]` in f64. `f` gets
+/// the channel's place in `[G, C]` and one element of each operand.
+fn sums<const M: usize, const K: usize>(
+    e: &Extents,
+    operands: [&[f32]; M],
+    f: impl Fn(usize, [f32; M]) -> [f32; K] + Send + Sync,
+) -> Vec<f64> {
     let units = Units::new(e);
-    let out: Vec<std::sync::OnceLock<[f64; K]>> = (0..e.groups * e.c).map(|_| Default::default()).collect();
+    let out: Vec<OnceLock<[f64; K]>> = (0..e.groups * e.c).map(|_| OnceLock::new()).collect();
     units.run(e, |group, channels| {
         let first = group * e.c + channels.start;
         let mut totals = vec![[0f64; K]; channels.len()];
         for sample in e.samples(group) {
             let run = e.run(sample, &channels);
-            if e.plane == 1 {
-                for (i, total) in totals.iter_mut().enumerate() {
-                    let values = f(first + i, run.start + i);
-                    for k in 0..K {
-                        total[k] += f64::from(values[k]);
-                    }
-                }
-                continue;
-            }
+            let operands = operands.map(|o| &o[run.clone()]);
             for (i, total) in totals.iter_mut().enumerate() {
-                let start = run.start + i * e.plane;
-                let end = start + e.plane;
-                for chunk in (start..end).step_by(CHUNK) {
-                    let part = lanes(chunk..(chunk + CHUNK).min(end), |place| f(first + i, place));
-                    for k in 0..K {
-                        total[k] += part[k];
-                    }
+                let channel = operands.map(|o| &o[i * e.plane..(i + 1) * e.plane]);
+                for start in (0..e.plane).step_by(CHUNK) {
+                    let end = (start + CHUNK).min(e.plane);
+                    add_lanes(channel.map(|o| &o[start..end]), total, |values| f(first + i, values));
                 }
             }
         }
@@ -89,39 +83,51 @@ fn sums<const K: usize>(e: &Extents, f: impl Fn(usize, usize) -> [f32; K] + Send
     sums
 }
 
-/// Sums in sixteen independent lanes, which the compiler keeps in vector registers.
+/// Adds the sums over equally long operands to `total`, in sixteen independent lanes, which the compiler keeps in
+/// vector registers.
 #[inline(always)]
-fn lanes<const K: usize>(places: Range<usize>, f: impl Fn(usize) -> [f32; K]) -> [f64; K] {
+fn add_lanes<const M: usize, const K: usize>(
+    operands: [&[f32]; M],
+    total: &mut [f64; K],
+    f: impl Fn([f32; M]) -> [f32; K],
+) {
     const LANES: usize = 16;
-    let mut sums = [[0f32; LANES]; K];
-    let whole = places.len() / LANES * LANES;
-    for start in (places.start..places.start + whole).step_by(LANES) {
-        for lane in 0..LANES {
-            let values = f(start + lane);
-            for k in 0..K {
-                sums[k][lane] += values[k];
+    let parts = operands.map(|o| o.as_chunks::<LANES>());
+    let (blocks, rest) = parts.first().map_or((0, 0), |(blocks, rest)| (blocks.len(), rest.len()));
+    if blocks > 0 {
+        let mut sums = [[0f32; LANES]; K];
+        for block in 0..blocks {
+            let at = parts.map(|(blocks, _)| &blocks[block]);
+            // Indices, because a lane runs across all arrays and the compiler must see a constant number of lanes.
+            #[allow(clippy::needless_range_loop)]
+            for lane in 0..LANES {
+                let values = f(at.map(|block| block[lane]));
+                for k in 0..K {
+                    sums[k][lane] += values[k];
+                }
             }
         }
-    }
-    let mut totals = sums.map(|lanes| lanes.iter().map(|&v| f64::from(v)).sum::<f64>());
-    for place in places.start + whole..places.end {
-        let values = f(place);
-        for k in 0..K {
-            totals[k] += f64::from(values[k]);
+        for (total, lanes) in total.iter_mut().zip(sums) {
+            *total += lanes.iter().map(|&v| f64::from(v)).sum::<f64>();
         }
     }
-    totals
+    for i in 0..rest {
+        let values = f(parts.map(|(_, rest)| rest[i]));
+        for (total, value) in total.iter_mut().zip(values) {
+            *total += f64::from(value);
+        }
+    }
 }
 
 /// Sums over the samples of each group: `[G, C]`.
 pub(super) fn sum(e: &Extents, x: &[f32]) -> Vec<f64> {
-    sums(e, |_, i| [x[i]])
+    sums(e, [x], |_, x| x)
 }
 
 /// Sums of squared distances from `mean` `[G, C]`: `[G, C]`.
 pub(super) fn sum_centred_squares(e: &Extents, x: &[f32], mean: &[f32]) -> Vec<f64> {
-    sums(e, |c, i| {
-        let d = x[i] - mean[c];
+    sums(e, [x], |c, [x]| {
+        let d = x - mean[c];
         [d * d]
     })
 }
@@ -192,12 +198,12 @@ impl Pass<'_> {
     pub(super) fn gradient_sums(&self, y: &[f32], dy: &[f32]) -> Vec<f64> {
         let (e, x, mean) = (self.e, self.x, &self.moments.mean);
         let mut sums = if self.relu {
-            sums(&e, |c, i| {
-                let dz = if y[i] > 0.0 { dy[i] } else { 0.0 };
-                [dz, dz * (x[i] - mean[c])]
+            sums(&e, [x, y, dy], |c, [x, y, dy]| {
+                let dz = if y > 0.0 { dy } else { 0.0 };
+                [dz, dz * (x - mean[c])]
             })
         } else {
-            sums(&e, |c, i| [dy[i], dy[i] * (x[i] - mean[c])])
+            sums(&e, [x, dy], |c, [x, dy]| [dy, dy * (x - mean[c])])
         };
         for (place, inv_std) in self.moments.inv_std.iter().enumerate() {
             let (group, c) = (place / e.c, place % e.c);

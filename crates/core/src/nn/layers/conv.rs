@@ -35,7 +35,7 @@ impl Conv2d {
     pub fn new(b: &Builder, inputs: usize, outputs: usize, config: Conv2dConfig) -> Result<Self> {
         let Conv2dConfig { kernel, settings, weight, bias } = config;
         let groups = settings.groups;
-        if groups == 0 || inputs % groups != 0 || outputs % groups != 0 {
+        if groups == 0 || !inputs.is_multiple_of(groups) || !outputs.is_multiple_of(groups) {
             return Err(Error::shape("conv2d", format!("channels in {groups} groups"), &[inputs, outputs]));
         }
         Ok(Self {
