@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use super::blur::taps_for;
 use super::{
     BlurKernel, CropBox, Image, Op, Recipe, ViewRecipe, adjust_brightness, adjust_contrast, adjust_hue,
-    adjust_saturation, center_crop, flip_horizontal, grayscale, pil_blur, random_resized_crop_box, resize_crop,
-    resize_shorter, solarize, to_array, true_blur,
+    adjust_saturation, center_crop, flip_horizontal, grayscale, pil_blur, random_resized_crop_box,
+    resize_crop, resize_shorter, solarize, to_array, true_blur,
 };
 use crate::Result;
 use crate::data::{Array, Transform};
@@ -110,7 +110,8 @@ impl Image {
     /// The fields are public, so the buffer may not fit the sides.
     pub(super) fn check(&self) -> Result<()> {
         CropBox::whole(self).check(self)?;
-        let fits = matches!(self.channels, 1 | 3) && self.data.len() == self.width * self.height * self.channels;
+        let fits =
+            matches!(self.channels, 1 | 3) && self.data.len() == self.width * self.height * self.channels;
         if fits {
             return Ok(());
         }

@@ -1,8 +1,8 @@
 //! Colour operations with the arithmetic of Pillow's `ImageEnhance`, `convert` and `ImageOps`, in place.
 
+use super::Image;
 use super::dispatch::vectorised;
 use super::hsv::{BLOCK, Block, Sextants, hsv_to_rgb, rgb_to_hsv};
-use super::Image;
 
 /// Pillow's 8-bit luma, ITU-R 601: `(19595 R + 38470 G + 7471 B + 0x8000) >> 16`.
 #[inline]
@@ -28,33 +28,46 @@ fn blend_kernel(data: &mut [u8], start: u8, factor: f32) {
     }
 }
 
+/// Converts the pixels block by block, each taken apart into planes: loops without stride vectorise.
 #[inline(always)]
-fn saturation_kernel(data: &mut [u8], factor: f32) {
-    for pixel in data.as_chunks_mut::<3>().0 {
-        let gray = luma(*pixel);
-        *pixel = pixel.map(|value| blend(gray, value, factor));
-    }
-}
-
-#[inline(always)]
-fn luma_sum_kernel(data: &[u8], sum: &mut u64) {
-    for block in data.as_chunks::<3>().0.chunks(1 << 16) {
-        *sum += u64::from(block.iter().map(|&pixel| u32::from(luma(pixel))).sum::<u32>());
-    }
-}
-
-#[inline(always)]
-fn turn_kernel(data: &mut [u8], sextants: &Sextants) {
+fn by_blocks(data: &mut [u8], convert: impl Fn(&Block) -> Block) {
     for pixels in data.as_chunks_mut::<3>().0.chunks_mut(BLOCK) {
         let mut block: Block = [[0; BLOCK]; 3];
         let [r, g, b] = &mut block;
         for ((pixel, r), (g, b)) in pixels.iter().zip(r).zip(g.iter_mut().zip(b)) {
             [*r, *g, *b] = *pixel;
         }
-        let [r, g, b] = hsv_to_rgb(&rgb_to_hsv(&block), sextants);
+        let [r, g, b] = convert(&block);
         for ((pixel, &r), (&g, &b)) in pixels.iter_mut().zip(&r).zip(g.iter().zip(&b)) {
             *pixel = [r, g, b];
         }
+    }
+}
+
+#[inline(always)]
+fn saturation_kernel(data: &mut [u8], factor: f32) {
+    by_blocks(data, |block| {
+        let [r, g, b] = block;
+        let mut out = *block;
+        for i in 0..BLOCK {
+            let gray = luma([r[i], g[i], b[i]]);
+            out[0][i] = blend(gray, r[i], factor);
+            out[1][i] = blend(gray, g[i], factor);
+            out[2][i] = blend(gray, b[i], factor);
+        }
+        out
+    });
+}
+
+#[inline(always)]
+fn turn_kernel(data: &mut [u8], sextants: &Sextants) {
+    by_blocks(data, |block| hsv_to_rgb(&rgb_to_hsv(block), sextants));
+}
+
+#[inline(always)]
+fn luma_sum_kernel(data: &[u8], sum: &mut u64) {
+    for block in data.as_chunks::<3>().0.chunks(1 << 16) {
+        *sum += u64::from(block.iter().map(|&pixel| u32::from(luma(pixel))).sum::<u32>());
     }
 }
 

@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Image;
 use super::color::luma;
 use super::dispatch::vectorised;
-use super::Image;
 use crate::data::Array;
 use crate::{Error, Result};
 

@@ -151,7 +151,10 @@ impl Recipe {
         for (v, view) in self.views.iter().enumerate() {
             let key = format!("{root}.views.{v}");
             if !(1..=256).contains(&view.count) {
-                return Err(Error::config(format!("{key}.count"), format!("{} is not in 1..=256", view.count)));
+                return Err(Error::config(
+                    format!("{key}.count"),
+                    format!("{} is not in 1..=256", view.count),
+                ));
             }
             for (i, op) in view.ops.iter().enumerate() {
                 let key = format!("{key}.ops.{i}");
@@ -218,10 +221,16 @@ impl Op {
 
 pub(super) fn check_normalization(key: &str, mean: &[f32], std: &[f32], channels: usize) -> Result<()> {
     if mean.len() != channels || !mean.iter().all(|m| m.is_finite()) {
-        return Err(Error::config(format!("{key}.mean"), format!("{mean:?} is not {channels} finite numbers")));
+        return Err(Error::config(
+            format!("{key}.mean"),
+            format!("{mean:?} is not {channels} finite numbers"),
+        ));
     }
     if std.len() != channels || !std.iter().all(|s| s.is_finite() && *s > 0.0) {
-        return Err(Error::config(format!("{key}.std"), format!("{std:?} is not {channels} positive numbers")));
+        return Err(Error::config(
+            format!("{key}.std"),
+            format!("{std:?} is not {channels} positive numbers"),
+        ));
     }
     Ok(())
 }
@@ -270,7 +279,9 @@ impl fmt::Display for Op {
             Self::RandomSolarize { p, threshold } => {
                 write!(f, "solarize from {threshold}").and_then(|()| chance(f, *p))
             }
-            Self::Resize { size, interpolation } => write!(f, "resize shorter side to {size} ({interpolation})"),
+            Self::Resize { size, interpolation } => {
+                write!(f, "resize shorter side to {size} ({interpolation})")
+            }
             Self::CenterCrop { size } => write!(f, "center crop {size}"),
             Self::Normalize { mean, std } => write!(f, "normalize mean {mean:?} std {std:?}"),
         }

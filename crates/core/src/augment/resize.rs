@@ -57,8 +57,9 @@ impl Interpolation {
 /// For every output position: the first input position, the number of taps and the fixed-point weights.
 struct Taps {
     bounds: Vec<(usize, usize)>,
-    /// `size` weights per output position, those behind the last tap zero.
+    /// `size` weights per output position, those behind its last tap zero.
     weights: Vec<i32>,
+    /// The greatest number of taps.
     size: usize,
 }
 
@@ -68,19 +69,23 @@ impl Taps {
         let scale = f64::from(high - low) / output as f64;
         let filter_scale = scale.max(1.0);
         let support = filter.support() * filter_scale;
-        let size = support.ceil() as usize * 2 + 1;
-        let mut bounds = Vec::with_capacity(output);
+        let center = |out: usize| f64::from(low) + (out as f64 + 0.5) * scale;
+        let bounds: Vec<(usize, usize)> = (0..output)
+            .map(|out| {
+                // A cast truncates towards zero and saturates at zero, as the bound at the image's edge wants.
+                let first = ((center(out) - support + 0.5) as usize).min(input.saturating_sub(1));
+                let last = ((center(out) + support + 0.5) as usize).min(input);
+                (first, last.saturating_sub(first))
+            })
+            .collect();
+        let size = bounds.iter().map(|&(_, count)| count).max().unwrap_or(0).max(1);
         let mut weights = vec![0; output * size];
         let mut exact = vec![0.0; size];
-        for (out, weights) in weights.chunks_exact_mut(size).enumerate() {
-            let center = f64::from(low) + (out as f64 + 0.5) * scale;
-            // A cast truncates towards zero and saturates at zero, as the bound at the image's edge wants.
-            let first = ((center - support + 0.5) as usize).min(input.saturating_sub(1));
-            let last = ((center + support + 0.5) as usize).min(input);
-            let count = last.saturating_sub(first).min(size);
+        let outputs = weights.chunks_exact_mut(size).zip(&bounds).enumerate();
+        for (out, (weights, &(first, count))) in outputs {
             let mut sum = 0.0;
             for (x, w) in exact[..count].iter_mut().enumerate() {
-                *w = filter.weight(((x + first) as f64 - center + 0.5) * (1.0 / filter_scale));
+                *w = filter.weight(((x + first) as f64 - center(out) + 0.5) * (1.0 / filter_scale));
                 sum += *w;
             }
             for (w, fixed) in exact[..count].iter().zip(weights) {
@@ -88,7 +93,6 @@ impl Taps {
                 // Rounds half away from zero.
                 *fixed = (w * f64::from(1u32 << PRECISION) + 0.5f64.copysign(w)) as i32;
             }
-            bounds.push((first, count));
         }
         Self { bounds, weights, size }
     }
@@ -103,15 +107,30 @@ fn to_byte(sum: i32) -> u8 {
     (sum >> PRECISION).clamp(0, 255) as u8
 }
 
-/// One row of RGB. Its pixels go through `wide`, padded to four bytes: four sums are one vector, three are not.
+/// One row of RGB. Its pixels go through `wide`, padded to four bytes, because four sums are one vector and three are
+/// not; `wide` is `taps.size` pixels longer than the row, because every output reads that many (the surplus with
+/// weight zero): loops of changing length are mispredicted.
 #[inline(always)]
 fn horizontal_rgb_kernel(row: &[u8], wide: &mut [[u8; 4]], taps: &Taps, out: &mut [u8]) {
     for (wide, &[r, g, b]) in wide.iter_mut().zip(row.as_chunks::<3>().0) {
         *wide = [r, g, b, 0];
     }
-    for ((first, weights), pixel) in taps.positions().zip(out.as_chunks_mut::<3>().0) {
+    // A constant length is unrolled; these are the usual ones.
+    match taps.size {
+        2 => weigh(wide, taps, 2, out),
+        3 => weigh(wide, taps, 3, out),
+        4 => weigh(wide, taps, 4, out),
+        5 => weigh(wide, taps, 5, out),
+        size => weigh(wide, taps, size, out),
+    }
+}
+
+#[inline(always)]
+fn weigh(wide: &[[u8; 4]], taps: &Taps, size: usize, out: &mut [u8]) {
+    let outputs = taps.bounds.iter().zip(taps.weights.chunks_exact(size));
+    for ((&(first, _), weights), pixel) in outputs.zip(out.as_chunks_mut::<3>().0) {
         let mut sums = [HALF; 4];
-        for (source, &weight) in wide[first..].iter().zip(weights) {
+        for (source, &weight) in wide[first..first + size].iter().zip(weights) {
             for c in 0..4 {
                 sums[c] += i32::from(source[c]) * weight;
             }
@@ -179,7 +198,10 @@ fn resample(
     let [left, top, right, bottom] = area;
     let inside = left >= 0.0 && top >= 0.0 && right <= frame.width as f32 && bottom <= frame.height as f32;
     if !(inside && left < right && top < bottom) {
-        return Err(Error::config("box", format!("{area:?} is empty or outside {}x{}", frame.width, frame.height)));
+        return Err(Error::config(
+            "box",
+            format!("{area:?} is empty or outside {}x{}", frame.width, frame.height),
+        ));
     }
     let across = width != frame.width || left != 0.0 || right != width as f32;
     let down = height != frame.height || top != 0.0 || bottom != height as f32;
@@ -200,7 +222,7 @@ fn resample(
     };
     let mut between = vec![0u8; (end_row - first_row) * width * c];
     let columns_taps = across.then(|| Taps::new(frame.width, left, right, width, filter));
-    let mut wide = vec![[0u8; 4]; frame.width];
+    let mut wide = vec![[0u8; 4]; frame.width + columns_taps.as_ref().map_or(0, |taps| taps.size)];
     for (y, out) in (first_row..end_row).zip(between.chunks_exact_mut(width * c)) {
         match &columns_taps {
             Some(taps) if c == 3 => horizontal_rgb(source_row(y), &mut wide, taps, out),

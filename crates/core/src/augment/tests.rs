@@ -44,7 +44,10 @@ fn everything(color: ColorSpace) -> Recipe {
         jitter(1.0),
     ];
     let local = vec![crop_to(7, Interpolation::Bilinear), blur(0.5, BlurKernel::Pil)];
-    Recipe { color, views: vec![view("global", 1, global), view("other", 1, solarized), view("local", 3, local)] }
+    Recipe {
+        color,
+        views: vec![view("global", 1, global), view("other", 1, solarized), view("local", 3, local)],
+    }
 }
 
 fn noise(width: usize, height: usize, channels: usize, seed: u64) -> Image {
@@ -211,7 +214,8 @@ fn impossible_images_are_errors() {
 fn evaluation_resizes_crops_and_normalises() {
     let image = noise(50, 37, 3, 2);
     let key = key(0);
-    let view = &EvalTransform::resize_crop(32, 28, IMAGENET_MEAN, IMAGENET_STD).apply(&image, key).unwrap()[0];
+    let view =
+        &EvalTransform::resize_crop(32, 28, IMAGENET_MEAN, IMAGENET_STD).apply(&image, key).unwrap()[0];
     assert_eq!(view.shape, [3, 28, 28]);
     let expected = center_crop(&resize_shorter(&image, 32, Interpolation::Bilinear).unwrap(), 28).unwrap();
     let green = (f32::from(expected.data[1]) / 255.0 - IMAGENET_MEAN[1]) / IMAGENET_STD[1];
@@ -244,56 +248,4 @@ fn recipes_are_stored_and_printed() {
     assert_eq!(recipe.view_count(), 1);
     assert!(toml::from_str::<Recipe>(&short.replace("p = 0.2", "prob = 0.2")).is_err());
     assert!(toml::from_str::<Recipe>(&short.replace("size = 8", "size = 8, side = 8")).is_err());
-}
-
-/// Not a test of anything but speed: `cargo test ... speed -- --ignored --nocapture`.
-#[test]
-#[ignore = "prints timings"]
-fn speed() {
-    let rate = |name: &str, recipe: &Recipe, image: &Image, times: u64| {
-        let views = recipe.view_count() as f64;
-        let mut best = f64::INFINITY;
-        for round in 0..5 {
-            let cpu = || -> f64 {
-                let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-                text.split(' ').next().unwrap().parse::<f64>().unwrap() * 1e-9
-            };
-            let start = cpu();
-            for i in 0..times {
-                std::hint::black_box(recipe.apply(image, key(round * times + i)).unwrap());
-            }
-            best = best.min(cpu() - start);
-        }
-        println!("{name}: {:.0} views/s", views * times as f64 / best);
-    };
-    let small = noise(32, 32, 3, 1);
-    rate("cifar", &cifar(), &small, 3000);
-    for i in 0..5 {
-        let mut one = cifar();
-        one.views[0].ops = vec![cifar().views[0].ops[i].clone()];
-        rate(&format!("  {}", one.views[0].ops[0]), &one, &small, 3000);
-    }
-    for i in 0..4 {
-        let mut x = [0.0; 4];
-        x[i] = 0.4;
-        let [brightness, contrast, saturation, hue] = x;
-        let mut one = cifar();
-        one.views[0].ops = vec![Op::ColorJitter { brightness, contrast, saturation, hue, p: 1.0 }];
-        rate(&format!("  {}", one.views[0].ops[0]), &one, &small, 3000);
-    }
-    let mut one = cifar();
-    one.views[0].ops = vec![];
-    rate("  nothing", &one, &small, 3000);
-    let photo = noise(500, 375, 3, 1);
-    let only = |ops: Vec<Op>| Recipe {
-        color: ColorSpace::Rgb,
-        views: vec![ViewRecipe { name: "v".into(), count: 2, ops }],
-    };
-    let blur = |kernel| Op::RandomBlur { p: 1.0, sigma: [0.1, 2.0], kernel };
-    let bilinear = crop_to(224, Interpolation::Bilinear);
-    rate("crop 224 bilinear", &only(vec![bilinear.clone()]), &photo, 100);
-    rate("crop 224 bicubic", &only(vec![crop_to(224, Interpolation::Bicubic)]), &photo, 100);
-    rate("crop, jitter", &only(vec![bilinear.clone(), jitter(1.0)]), &photo, 100);
-    rate("crop, pil blur", &only(vec![bilinear.clone(), blur(BlurKernel::Pil)]), &photo, 100);
-    rate("crop, true blur", &only(vec![bilinear, blur(BlurKernel::True)]), &photo, 50);
 }
