@@ -7,8 +7,8 @@ use super::matrix::{Matrix, product};
 use super::metrics::{Outcome, Predictions};
 
 /// Queries per unit of work and training samples per tile: a tile of similarities (512 KiB) stays in a core's L2.
-const QUERIES: usize = 128;
-const TILE: usize = 1024;
+const QUERIES: usize = 256;
+const TILE: usize = 512;
 
 /// The classifier: features are l2-normalised, similarity is the cosine, the `k` most similar training samples vote
 /// for their class with weight `exp(similarity / temperature)`; the class with the largest sum wins. Of equal

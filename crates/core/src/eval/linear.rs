@@ -139,10 +139,11 @@ impl LinearClassifier {
     pub fn new(dim: usize, classes: usize, init: LinearInit, key: Key) -> Self {
         let mut classifier =
             Self { dim, classes, weight: vec![0.0; dim * classes], bias: vec![0.0; classes] };
-        let mut fill = |name: &str, values: &mut [f32], normal: f64, bound: f64| {
+        let fill = |name: &str, values: &mut [f32], normal: f64, bound: f64| {
             let mut stream = key.name(name).stream();
             for x in values {
-                *x = if normal > 0.0 { normal * stream.normal() } else { stream.uniform(-bound, bound) } as f32;
+                *x = if normal > 0.0 { normal * stream.normal() } else { stream.uniform(-bound, bound) }
+                    as f32;
             }
         };
         match init {
@@ -268,7 +269,12 @@ pub(super) struct Sgd {
 }
 
 impl Sgd {
-    pub(super) fn new(classifier: LinearClassifier, momentum: f64, nesterov: bool, weight_decay: f64) -> Self {
+    pub(super) fn new(
+        classifier: LinearClassifier,
+        momentum: f64,
+        nesterov: bool,
+        weight_decay: f64,
+    ) -> Self {
         let velocity = [vec![0.0; classifier.weight.len()], vec![0.0; classifier.bias.len()]];
         let (momentum, weight_decay) = (momentum as f32, weight_decay as f32);
         Self { classifier, velocity, momentum, nesterov, weight_decay }

@@ -20,7 +20,6 @@ pub(super) trait Scalar:
 {
     const ZERO: Self;
     const ONE: Self;
-    fn narrow(x: f64) -> Self;
     fn wide(self) -> f64;
     fn exp(self) -> Self;
 }
@@ -28,9 +27,6 @@ pub(super) trait Scalar:
 impl Scalar for f32 {
     const ZERO: Self = 0.0;
     const ONE: Self = 1.0;
-    fn narrow(x: f64) -> Self {
-        x as f32
-    }
     fn wide(self) -> f64 {
         f64::from(self)
     }
@@ -42,9 +38,6 @@ impl Scalar for f32 {
 impl Scalar for f64 {
     const ZERO: Self = 0.0;
     const ONE: Self = 1.0;
-    fn narrow(x: f64) -> Self {
-        x
-    }
     fn wide(self) -> f64 {
         self
     }

@@ -18,9 +18,7 @@ pub use cache::{CacheKey, FeatureCache};
 pub use features::{Features, Standardizer, extract, labelled};
 pub use knn::{Knn, Neighbour, nearest};
 pub use linear::{LinearClassifier, LinearConfig, LinearFit, LinearInit, LinearSchedule, train_linear};
-pub use logistic::{
-    LogisticConfig, LogisticFit, SweepPoint, fit_logistic, lbfgs_sweep, simclr_strengths,
-};
+pub use logistic::{LogisticConfig, LogisticFit, SweepPoint, fit_logistic, lbfgs_sweep, simclr_strengths};
 pub use metrics::{Confusion, Metric, Metrics, Outcome, Predictions, metric};
 pub use online::{OnlineConfig, OnlineProbe, OnlineReport};
 

@@ -142,7 +142,8 @@ impl OnlineProbe {
         {
             let weight = Tensor::from_slice(weight, (classifier.dim, classifier.classes), &Device::Cpu)?;
             state.push((format!("{prefix}weight"), weight.t()?.contiguous()?));
-            state.push((format!("{prefix}bias"), Tensor::from_slice(bias, classifier.classes, &Device::Cpu)?));
+            state
+                .push((format!("{prefix}bias"), Tensor::from_slice(bias, classifier.classes, &Device::Cpu)?));
         }
         Ok(state)
     }
@@ -159,7 +160,11 @@ impl OnlineProbe {
                 .get(name)
                 .ok_or_else(|| Error::data("online probe state", format!("`{name}` is missing")))?;
             if tensor.dims() != shape {
-                return Err(Error::shape("online probe state", format!("{shape:?} for `{name}`"), tensor.dims()));
+                return Err(Error::shape(
+                    "online probe state",
+                    format!("{shape:?} for `{name}`"),
+                    tensor.dims(),
+                ));
             }
             let tensor = tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
             let tensor = if shape.len() == 2 { tensor.t()?.contiguous()? } else { tensor };

@@ -132,7 +132,8 @@ fn logistic_regression_agrees_with_scikit_learn() {
         let config = LogisticConfig { tolerance: 1e-9, ..LogisticConfig::v1() };
         let fit = fit_logistic(&standard, classes, &config, None).unwrap();
         assert!(fit.converged, "{fit:?}");
-        let column = |values: &[f64], c: usize| -> Vec<f64> { values.chunks(classes).map(|row| row[c]).collect() };
+        let column =
+            |values: &[f64], c: usize| -> Vec<f64> { values.chunks(classes).map(|row| row[c]).collect() };
         let (coef, intercept) = (numbers(&golden, &at("coef")), numbers(&golden, &at("intercept")));
         if classes == 2 {
             let difference: Vec<f64> =
@@ -141,7 +142,12 @@ fn logistic_regression_agrees_with_scikit_learn() {
             close(&[fit.bias[1] - fit.bias[0]], &intercept, 1e-5, "intercept");
         } else {
             for c in 0..classes {
-                close(&column(&fit.weight, c), &coef[c * train.dim..(c + 1) * train.dim], 1e-5, "coefficients");
+                close(
+                    &column(&fit.weight, c),
+                    &coef[c * train.dim..(c + 1) * train.dim],
+                    1e-5,
+                    "coefficients",
+                );
             }
             let mean = fit.bias.iter().sum::<f64>() / classes as f64;
             let mean_golden = intercept.iter().sum::<f64>() / classes as f64;
@@ -177,7 +183,8 @@ fn sgd_agrees_with_pytorch() {
         };
         let config =
             LinearConfig { epochs: 4, batch: 40, lr: 0.2, nesterov, weight_decay, ..LinearConfig::v1() };
-        let order = |epoch: usize| orders[epoch * 101..(epoch + 1) * 101].iter().map(|&i| i as usize).collect();
+        let order =
+            |epoch: usize| orders[epoch * 101..(epoch + 1) * 101].iter().map(|&i| i as usize).collect();
         let fit = train_from(&train, start, &config, order).unwrap();
         let weight = format!("sgd.{name}.weight");
         close(&wide(&fit.classifier.weight), &transposed(&weight), 2e-6, &weight);
@@ -263,8 +270,7 @@ fn extraction_gathers_batches_on_the_host() {
         Ok(labelled(Batch { views: vec![x], indices: (0..n as u64).collect(), labels })?)
     };
     let mean = |x: &Tensor| Ok(x.mean((2, 3))?);
-    let features =
-        extract("train", mean, [batch(2, Some(vec![4, 5])), batch(1, Some(vec![6]))]).unwrap();
+    let features = extract("train", mean, [batch(2, Some(vec![4, 5])), batch(1, Some(vec![6]))]).unwrap();
     assert_eq!((features.n, features.dim), (3, 3));
     assert_eq!(features.labels, [4, 5, 6]);
     assert_eq!(features.row(1), [13.5, 17.5, 21.5]);
@@ -330,7 +336,11 @@ fn online_probe_learns_and_resumes_to_the_bit() {
     };
     assert_eq!(bytes(&whole), bytes(&resumed));
     let mut again = make();
-    threads(3, || (0..40).for_each(|i| drop(step(&mut again, i))));
+    threads(3, || {
+        for i in 0..40 {
+            step(&mut again, i);
+        }
+    });
     assert_eq!(bytes(&whole), bytes(&again), "threads");
     assert!(metric(&whole.evaluate(&train).unwrap(), "top1").unwrap() > 0.8);
 }
