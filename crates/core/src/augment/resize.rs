@@ -107,36 +107,51 @@ fn to_byte(sum: i32) -> u8 {
     (sum >> PRECISION).clamp(0, 255) as u8
 }
 
-/// One row of RGB. Its pixels go through `wide`, padded to four bytes, because four sums are one vector and three are
-/// not; `wide` is `taps.size` pixels longer than the row, because every output reads that many (the surplus with
-/// weight zero): loops of changing length are mispredicted.
+/// One row of RGB. Its pixels go through `wide`, padded to four bytes, and come out in `sums`, padded too: four values
+/// are one vector, three are not, and a fourth that is never stored would be optimised away. `wide` is `taps.size`
+/// pixels longer than the row, because every output reads that many (the surplus with weight zero): loops of changing
+/// length are mispredicted.
 #[inline(always)]
-fn horizontal_rgb_kernel(row: &[u8], wide: &mut [[u8; 4]], taps: &Taps, out: &mut [u8]) {
+fn horizontal_rgb_kernel(
+    row: &[u8],
+    wide: &mut [[u8; 4]],
+    sums: &mut [[i32; 4]],
+    taps: &Taps,
+    out: &mut [u8],
+) {
     for (wide, &[r, g, b]) in wide.iter_mut().zip(row.as_chunks::<3>().0) {
         *wide = [r, g, b, 0];
     }
     // A constant length is unrolled; these are the usual ones.
     match taps.size {
-        2 => weigh(wide, taps, 2, out),
-        3 => weigh(wide, taps, 3, out),
-        4 => weigh(wide, taps, 4, out),
-        5 => weigh(wide, taps, 5, out),
-        size => weigh(wide, taps, size, out),
+        2 => weigh(wide, taps, 2, sums),
+        3 => weigh(wide, taps, 3, sums),
+        4 => weigh(wide, taps, 4, sums),
+        5 => weigh(wide, taps, 5, sums),
+        6 => weigh(wide, taps, 6, sums),
+        7 => weigh(wide, taps, 7, sums),
+        8 => weigh(wide, taps, 8, sums),
+        9 => weigh(wide, taps, 9, sums),
+        10 => weigh(wide, taps, 10, sums),
+        size => weigh(wide, taps, size, sums),
+    }
+    for (pixel, &[r, g, b, _]) in out.as_chunks_mut::<3>().0.iter_mut().zip(sums.iter()) {
+        *pixel = [r, g, b].map(to_byte);
     }
 }
 
 #[inline(always)]
-fn weigh(wide: &[[u8; 4]], taps: &Taps, size: usize, out: &mut [u8]) {
+fn weigh(wide: &[[u8; 4]], taps: &Taps, size: usize, out: &mut [[i32; 4]]) {
     let outputs = taps.bounds.iter().zip(taps.weights.chunks_exact(size));
-    for ((&(first, _), weights), pixel) in outputs.zip(out.as_chunks_mut::<3>().0) {
+    for ((&(first, _), weights), out) in outputs.zip(out) {
         let mut sums = [HALF; 4];
         for (source, &weight) in wide[first..first + size].iter().zip(weights) {
+            let source = source.map(i32::from);
             for c in 0..4 {
-                sums[c] += i32::from(source[c]) * weight;
+                sums[c] += source[c] * weight;
             }
         }
-        let [r, g, b, _] = sums.map(to_byte);
-        *pixel = [r, g, b];
+        *out = sums;
     }
 }
 
@@ -176,7 +191,7 @@ fn vertical_kernel(rows: &[u8], width: usize, weights: &[i32], out: &mut [u8]) {
 }
 
 vectorised!(fn horizontal_rgb = horizontal_rgb_kernel(
-    row: &[u8], wide: &mut [[u8; 4]], taps: &Taps, out: &mut [u8],
+    row: &[u8], wide: &mut [[u8; 4]], sums: &mut [[i32; 4]], taps: &Taps, out: &mut [u8],
 ));
 vectorised!(fn vertical = vertical_kernel(rows: &[u8], width: usize, weights: &[i32], out: &mut [u8]));
 
@@ -223,9 +238,10 @@ fn resample(
     let mut between = vec![0u8; (end_row - first_row) * width * c];
     let columns_taps = across.then(|| Taps::new(frame.width, left, right, width, filter));
     let mut wide = vec![[0u8; 4]; frame.width + columns_taps.as_ref().map_or(0, |taps| taps.size)];
+    let mut sums = vec![[0i32; 4]; width];
     for (y, out) in (first_row..end_row).zip(between.chunks_exact_mut(width * c)) {
         match &columns_taps {
-            Some(taps) if c == 3 => horizontal_rgb(source_row(y), &mut wide, taps, out),
+            Some(taps) if c == 3 => horizontal_rgb(source_row(y), &mut wide, &mut sums, taps, out),
             Some(taps) => horizontal_gray(source_row(y), taps, out),
             None => out.copy_from_slice(source_row(y)),
         }
