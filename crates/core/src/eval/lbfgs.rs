@@ -121,7 +121,7 @@ fn line_search(
     first: f64,
 ) -> Option<Point> {
     let slope = dot(&here.gradient, direction);
-    if !(slope < 0.0) {
+    if slope.is_nan() || slope >= 0.0 {
         return None;
     }
     let start = Trial { at: 0.0, value: here.value, slope };
@@ -142,9 +142,11 @@ fn line_search(
         if enough && fallback.as_ref().is_none_or(|f| trial.value < f.value) {
             fallback = Some(point.clone());
         }
+        // False for NaN, which then counts as a rise.
+        let lower = trial.value < low.value;
         match high {
             // Nothing brackets the minimum yet: stop growing at the first rise.
-            None if !enough || (low.at > 0.0 && !(trial.value < low.value)) => high = Some(trial),
+            None if !enough || (low.at > 0.0 && !lower) => high = Some(trial),
             None if trial.slope >= 0.0 => {
                 high = Some(low);
                 low = trial;
@@ -154,7 +156,7 @@ fn line_search(
                 at *= 2.0;
                 continue;
             }
-            Some(_) if !enough || !(trial.value < low.value) => high = Some(trial),
+            Some(_) if !enough || !lower => high = Some(trial),
             Some(other) => {
                 if trial.slope * (other.at - low.at) >= 0.0 {
                     high = Some(low);
@@ -176,7 +178,7 @@ fn between(a: Trial, b: Trial) -> f64 {
     let (width, middle) = (b.at - a.at, 0.5 * (a.at + b.at));
     let d1 = a.slope + b.slope - 3.0 * (b.value - a.value) / width;
     let square = d1 * d1 - a.slope * b.slope;
-    if !(square >= 0.0) {
+    if square.is_nan() || square < 0.0 {
         return middle;
     }
     let d2 = square.sqrt().copysign(width);
