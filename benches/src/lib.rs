@@ -59,7 +59,7 @@ pub fn run(name: &str, batch: Option<usize>, repeats: usize) -> Result<Record> {
         case: name.into(),
         variant: "contrastive".into(),
         batch,
-        threads: contrastive_core::kernels::threads(),
+        threads: rayon::current_num_threads(),
         ms: timing.ms,
         images_per_s: timing.items as f64 / (timing.ms / 1e3),
         peak_rss_mb: measure::peak_rss_mb(),

@@ -1,5 +1,8 @@
 //! What a self-supervised number is held against: pixels, a network with random weights, supervised training.
 
+use std::collections::HashMap;
+use std::path::Path;
+
 use candle_core::{Device, Tensor};
 use contrastive_core::augment::Recipe;
 use contrastive_core::data::Batch;
@@ -101,7 +104,10 @@ impl Method for Supervised {
     }
 
     fn backbone(&self) -> Vec<(String, Tensor)> {
-        let strip = |name: String| name.strip_prefix("backbone.").map(str::to_string);
-        self.params.tensors().into_iter().filter_map(|(n, t)| strip(n).map(|n| (n, t))).collect()
+        self.params.tensors_under("backbone")
+    }
+
+    fn load_backbone(&mut self, tensors: &HashMap<String, Tensor>, source: &Path) -> Result<()> {
+        self.params.load_under("backbone", tensors, source)
     }
 }

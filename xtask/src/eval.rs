@@ -9,7 +9,7 @@ use contrastive_core::experiment::features;
 
 use crate::data;
 use crate::methods::Plan;
-use crate::train::device;
+use crate::train::{device, tell_skipped};
 
 /// Arguments of the verb.
 #[derive(clap::Args)]
@@ -42,11 +42,16 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let (tensors, manifest) = contrastive_core::weights::load_encoder(&encoder)?;
     let Some(manifest) = manifest else { bail!("{}: no manifest", encoder.display()) };
     let plan = plan(&arguments.run, &manifest.method)?;
-    let method = plan.untrained(&device)?;
+    let mut method = plan.untrained(&device)?;
     method.load_backbone(&tensors, &encoder)?;
     let (train, test) = (data::source(&arguments.data, Split::Train)?, data::source(&arguments.data, Split::Test)?);
     let name = test.name().to_string();
-    let of = |source| features(|x| method.features(x), source, plan.eval(), &device, arguments.workers);
+    let of = |source| -> Result<_> {
+        let (features, skipped) =
+            features(|x| method.features(x), source, plan.eval(), &device, arguments.workers)?;
+        tell_skipped(&skipped);
+        Ok(features)
+    };
     let (train, test) = (of(train)?, of(test)?);
     for protocol in protocols {
         for metric in protocol.evaluate(&train, &test)? {

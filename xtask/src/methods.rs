@@ -62,7 +62,7 @@ impl std::ops::Deref for Plan {
 }
 
 /// What can be asked of a [`RunConfig`] without knowing its method.
-pub trait AnyRun {
+pub trait AnyRun: Send + Sync {
     /// The method's name in tables.
     fn name(&self) -> &'static str;
     /// Everything resolved, as TOML.

@@ -16,7 +16,7 @@ use crate::figures::{self, Curve as Line};
 use crate::methods::{NAMES, Plan};
 use crate::progress::{Bar, Curve};
 use crate::results::{self, Row};
-use crate::train::{Interrupted, device, stop_flag};
+use crate::train::{Interrupted, device, stop_flag, tell_skipped};
 
 /// Arguments of the verb.
 #[derive(clap::Args)]
@@ -243,7 +243,10 @@ impl Session<'_> {
         encode: impl Fn(&Tensor) -> contrastive_core::Result<Tensor>,
     ) -> contrastive_core::Result<(Features, Features)> {
         let of = |source: &Images| {
-            features(&encode, source.clone(), transform, &self.device, self.arguments.workers)
+            let (features, skipped) =
+                features(&encode, source.clone(), transform, &self.device, self.arguments.workers)?;
+            tell_skipped(&skipped);
+            Ok::<_, contrastive_core::Error>(features)
         };
         Ok((of(&self.train)?, of(&self.test)?))
     }

@@ -116,6 +116,16 @@ pub fn stop_flag() -> Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
+/// Names the samples that could not be read.
+pub fn tell_skipped(skipped: &[(String, String)]) {
+    if !skipped.is_empty() {
+        eprintln!("warning: {} samples skipped", skipped.len());
+    }
+    for (name, reason) in skipped.iter().take(10) {
+        eprintln!("warning: skipped {name}: {reason}");
+    }
+}
+
 /// `cpu`, `cuda:N` or `metal`.
 pub fn device(name: &str) -> Result<Device> {
     match name.split_once(':').unwrap_or((name, "0")) {

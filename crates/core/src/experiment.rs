@@ -252,7 +252,8 @@ where
     Ok((method, outcome))
 }
 
-/// Features of every sample of a labelled source under the run's evaluation transform, in order.
+/// Features of every readable sample of a labelled source under the run's evaluation transform, in order, and the
+/// samples that could not be read, each with the reason.
 ///
 /// # Errors
 /// Samples without labels; images that the network cannot take.
@@ -263,7 +264,7 @@ pub fn features<S>(
     transform: &EvalTransform,
     device: &Device,
     workers: usize,
-) -> Result<crate::eval::Features>
+) -> Result<(crate::eval::Features, Vec<(String, String)>)>
 where
     S: crate::data::Source<Sample = crate::augment::Image> + 'static,
 {
@@ -274,5 +275,6 @@ where
         let (view, labels) = crate::eval::labelled(batch?)?;
         Ok((view.to_device(device)?, labels))
     });
-    crate::eval::extract(&name, encode, batches)
+    let features = crate::eval::extract(&name, encode, batches)?;
+    Ok((features, loader.skipped().list()))
 }

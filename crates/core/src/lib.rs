@@ -4,7 +4,7 @@
 //!
 //! | module | holds |
 //! | --- | --- |
-//! | [`error`], [`rng`] | the one error type; keyed random streams |
+//! | [`error`], [`rng`], [`progress`] | the one error type; keyed random streams; where a run stands |
 //! | [`dist`] | ranks that compute together: the [`dist::Communicator`] trait and the in-process ranks |
 //! | [`tensor`] | differentiable helpers, the finite-difference gradient checker |
 //! | [`kernels`] | fused CPU operations with their own backward, and their plain-Candle twins |
@@ -30,6 +30,7 @@ pub mod kernels;
 pub mod loss;
 pub mod nn;
 pub mod optim;
+pub mod progress;
 pub mod rng;
 pub mod tensor;
 pub mod train;

@@ -29,7 +29,6 @@
 //!
 //! # Example
 //! ```
-//! use contrastive_core::dist::single;
 //! use contrastive_core::experiment::MethodConfig;
 //! use contrastive_simclr::recipe;
 //!
@@ -37,7 +36,6 @@
 //! run.check()?;
 //! let method = run.method.build(run.train.seed, &candle_core::Device::Cpu)?;
 //! assert_eq!(method.name(), "simclr");
-//! # let _ = single();
 //! # Ok::<(), contrastive_core::Error>(())
 //! ```
 
@@ -50,3 +48,8 @@ pub mod weights;
 
 pub use config::{HeadConfig, HeadStyle, LossForm, SimClrConfig};
 pub use method::SimClr;
+
+/// The example of the repository's README is compiled with the documentation tests.
+#[cfg(all(doctest, feature = "data"))]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

@@ -1,5 +1,8 @@
 //! One step of SimCLR, as the training loop sees it.
 
+use std::collections::HashMap;
+use std::path::Path;
+
 use candle_core::{Device, Tensor};
 use contrastive_core::data::Batch;
 use contrastive_core::dist::Comm;
@@ -11,7 +14,7 @@ use contrastive_core::{Error, Result};
 use crate::config::SimClrConfig;
 use crate::loss::simclr_loss;
 use crate::model::SimClrModel;
-use crate::weights;
+use crate::weights::BACKBONE;
 
 /// SimCLR v1. It has no state beyond its parameters.
 pub struct SimClr {
@@ -77,6 +80,10 @@ impl Method for SimClr {
     }
 
     fn backbone(&self) -> Vec<(String, Tensor)> {
-        weights::backbone(&self.params)
+        self.params.tensors_under(BACKBONE)
+    }
+
+    fn load_backbone(&mut self, tensors: &HashMap<String, Tensor>, source: &Path) -> Result<()> {
+        self.params.load_under(BACKBONE, tensors, source)
     }
 }

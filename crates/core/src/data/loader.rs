@@ -147,6 +147,10 @@ impl<S: Source + 'static, T: Transform<S::Sample> + 'static> Batches for Loader<
     fn identity(&self) -> (String, String) {
         (self.source.name().to_owned(), self.source.fingerprint())
     }
+
+    fn skipped(&self) -> Vec<(String, String)> {
+        self.skipped.list()
+    }
 }
 
 /// Batches for evaluation: every sample once, in source order, the last batch smaller.

@@ -184,4 +184,9 @@ pub trait Batches: Send + Sync {
 
     /// Names the data for run records: [`Source::name`] and [`Source::fingerprint`].
     fn identity(&self) -> (String, String);
+
+    /// Samples that could not be read so far and were replaced, with the reason, in the order of the source.
+    fn skipped(&self) -> Vec<(String, String)> {
+        Vec::new()
+    }
 }

@@ -1,6 +1,6 @@
 //! The parameter store: named, ordered, telling parameters from buffers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -164,42 +164,35 @@ impl ParamStore {
         self.entries().into_iter().map(|e| (e.name, e.var.as_detached_tensor())).collect()
     }
 
+    /// The entries whose names begin with `prefix` and a dot, named without both.
+    pub fn tensors_under(&self, prefix: &str) -> Vec<(String, Tensor)> {
+        let strip = |name: String| Some(name.strip_prefix(prefix)?.strip_prefix('.')?.to_string());
+        self.tensors().into_iter().filter_map(|(name, t)| strip(name).map(|name| (name, t))).collect()
+    }
+
     /// Overwrites every entry in place. Checks all names and shapes first: on an error nothing has changed.
     /// `source` is named in the error.
     ///
     /// # Errors
     /// [`Error::Weights`] listing every missing, unexpected and mis-shaped name.
     pub fn load(&self, tensors: &HashMap<String, Tensor>, source: impl AsRef<Path>) -> Result<()> {
-        let entries = self.entries();
-        let (mut missing, mut mismatched) = (Vec::new(), Vec::new());
-        for entry in &entries {
-            match tensors.get(&entry.name) {
-                None => missing.push(entry.name.clone()),
-                Some(t) if t.dims() != entry.var.dims() => mismatched.push(format!(
-                    "{}: expected {:?}, got {:?}",
-                    entry.name,
-                    entry.var.dims(),
-                    t.dims()
-                )),
-                Some(_) => {}
-            }
-        }
-        let inner = self.read();
-        let mut unexpected: Vec<String> =
-            tensors.keys().filter(|name| !inner.index.contains_key(*name)).cloned().collect();
-        drop(inner);
-        unexpected.sort();
-        if !(missing.is_empty() && unexpected.is_empty() && mismatched.is_empty()) {
-            let path = source.as_ref().to_path_buf();
-            return Err(Error::Weights { path, missing, unexpected, mismatched });
-        }
-        for entry in &entries {
-            if let Some(t) = tensors.get(&entry.name) {
-                let t = t.to_device(entry.var.device())?.to_dtype(entry.var.dtype())?;
-                entry.var.set(&t.contiguous()?)?;
-            }
-        }
-        Ok(())
+        let entries = self.entries().into_iter().map(|entry| (entry.name, entry.var)).collect::<Vec<_>>();
+        overwrite(&entries, tensors, source.as_ref())
+    }
+
+    /// [`ParamStore::load`] for the entries of [`ParamStore::tensors_under`].
+    ///
+    /// # Errors
+    /// As [`ParamStore::load`].
+    pub fn load_under(
+        &self,
+        prefix: &str,
+        tensors: &HashMap<String, Tensor>,
+        source: impl AsRef<Path>,
+    ) -> Result<()> {
+        let strip = |name: &str| Some(name.strip_prefix(prefix)?.strip_prefix('.')?.to_string());
+        let part = self.entries().into_iter().filter_map(|e| strip(&e.name).map(|name| (name, e.var)));
+        overwrite(&part.collect::<Vec<_>>(), tensors, source.as_ref())
     }
 
     /// Creates an entry, or returns the existing one of the same name and shape (shared weights).
@@ -226,6 +219,34 @@ impl ParamStore {
         inner.entries.push(Entry { name, kind, var: var.clone() });
         Ok(var)
     }
+}
+
+/// Checks that `tensors` holds exactly the `entries`, then overwrites them.
+fn overwrite(entries: &[(String, Var)], tensors: &HashMap<String, Tensor>, source: &Path) -> Result<()> {
+    let (mut missing, mut mismatched) = (Vec::new(), Vec::new());
+    for (name, var) in entries {
+        match tensors.get(name) {
+            None => missing.push(name.clone()),
+            Some(t) if t.dims() != var.dims() => {
+                mismatched.push(format!("{name}: expected {:?}, got {:?}", var.dims(), t.dims()));
+            }
+            Some(_) => {}
+        }
+    }
+    let known: HashSet<&str> = entries.iter().map(|(name, _)| name.as_str()).collect();
+    let mut unexpected: Vec<String> =
+        tensors.keys().filter(|name| !known.contains(name.as_str())).cloned().collect();
+    unexpected.sort();
+    if !(missing.is_empty() && unexpected.is_empty() && mismatched.is_empty()) {
+        return Err(Error::Weights { path: source.to_path_buf(), missing, unexpected, mismatched });
+    }
+    for (name, var) in entries {
+        if let Some(t) = tensors.get(name) {
+            let t = t.to_device(var.device())?.to_dtype(var.dtype())?;
+            var.set(&t.contiguous()?)?;
+        }
+    }
+    Ok(())
 }
 
 /// A place in the name space of a [`ParamStore`].
@@ -283,7 +304,7 @@ impl SimpleBackend for ParamStore {
             if matches!(leaf, "running_mean" | "running_var") { Kind::Buffer } else { Kind::Parameter };
         let init = match hint {
             candle_nn::Init::Const(value) => Init::Const(value),
-            candle_nn::Init::Randn { mean, stdev } if mean == 0.0 => Init::Normal(stdev),
+            candle_nn::Init::Randn { mean: 0.0, stdev } => Init::Normal(stdev),
             candle_nn::Init::Uniform { lo, up } if lo == -up => Init::Uniform(up),
             candle_nn::Init::Kaiming { dist, fan, non_linearity } => {
                 let (fan_in, fan_out) = fans(shape.dims());
@@ -316,5 +337,85 @@ impl SimpleBackend for ParamStore {
 
     fn contains_tensor(&self, name: &str) -> bool {
         ParamStore::get(self, name).is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::error::Error as _;
+
+    fn values(store: &ParamStore, name: &str) -> Vec<f32> {
+        store.get(name).unwrap().var.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    #[test]
+    fn beginnings_depend_on_seed_and_name_alone() -> Result<()> {
+        let (a, b) = (ParamStore::new(1, &Device::Cpu), ParamStore::new(1, &Device::Cpu));
+        a.builder().pp("x").param("weight", (4, 3), Init::TorchDefault)?;
+        b.builder().param("other", 5, Init::Normal(1.0))?;
+        b.builder().pp("x").param("weight", (4, 3), Init::TorchDefault)?;
+        assert_eq!(values(&a, "x.weight"), values(&b, "x.weight"));
+        let c = ParamStore::new(2, &Device::Cpu);
+        c.builder().pp("x").param("weight", (4, 3), Init::TorchDefault)?;
+        assert_ne!(values(&a, "x.weight"), values(&c, "x.weight"));
+        assert!(values(&a, "x.weight").iter().all(|v| v.abs() <= 1.0 / 3f32.sqrt()));
+        Ok(())
+    }
+
+    #[test]
+    fn deviations_are_those_of_the_papers() -> Result<()> {
+        let store = ParamStore::new(0, &Device::Cpu);
+        let b = store.builder();
+        let shape = (64, 32, 3, 3);
+        let expected = [
+            ("he", Init::KaimingNormalFanOut, (2.0f64 / (64.0 * 9.0)).sqrt()),
+            ("tf", Init::VarianceScalingFanIn, (1.0f64 / (32.0 * 9.0)).sqrt()),
+            ("torch", Init::TorchDefault, (1.0f64 / (3.0 * 32.0 * 9.0)).sqrt()),
+            ("xavier", Init::XavierUniform, (2.0f64 / (96.0 * 9.0)).sqrt()),
+        ];
+        for (name, init, deviation) in expected {
+            b.param(name, shape, init)?;
+            let v = values(&store, name);
+            let mean_square = v.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / v.len() as f64;
+            assert!((mean_square.sqrt() / deviation - 1.0).abs() < 0.02, "{name}: {}", mean_square.sqrt());
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_wrong_set_changes_nothing_and_names_every_fault() -> Result<()> {
+        let store = ParamStore::new(0, &Device::Cpu);
+        store.builder().param("a", 2, Init::Const(1.0))?;
+        store.builder().param("b", 2, Init::Const(1.0))?;
+        let two = Tensor::new(&[5f32, 5.0], &Device::Cpu)?;
+        let wrong = HashMap::from([
+            ("a".to_string(), two.clone()),
+            ("b".to_string(), Tensor::new(&[5f32], &Device::Cpu)?),
+            ("c".to_string(), two.clone()),
+        ]);
+        let error = store.load(&wrong, "weights.safetensors").unwrap_err();
+        assert!(error.source().is_none());
+        let text = error.to_string();
+        assert!(text.contains("weights.safetensors") && text.contains("unexpected: c"), "{text}");
+        assert!(text.contains("b: expected [2], got [1]"), "{text}");
+        assert_eq!(values(&store, "a"), [1.0, 1.0]);
+        Ok(())
+    }
+
+    #[test]
+    fn works_behind_candles_var_builder() -> Result<()> {
+        let store = ParamStore::new(0, &Device::Cpu);
+        let vb = store.var_builder();
+        let linear = candle_nn::linear(3, 2, vb.pp("fc"))?;
+        let bn = candle_nn::batch_norm(2, 1e-5, vb.pp("bn"))?;
+        let x = Tensor::ones((4, 3), DType::F32, &Device::Cpu)?;
+        let y = candle_nn::Module::forward(&linear, &x)?;
+        candle_nn::ModuleT::forward_t(&bn, &y, true)?.sum_all()?.backward()?;
+        let kinds: Vec<(String, Kind)> = store.entries().into_iter().map(|e| (e.name, e.kind)).collect();
+        assert!(kinds.contains(&("fc.weight".into(), Kind::Parameter)), "{kinds:?}");
+        assert!(kinds.contains(&("bn.running_mean".into(), Kind::Buffer)), "{kinds:?}");
+        assert_eq!(store.parameters().len(), 4);
+        Ok(())
     }
 }

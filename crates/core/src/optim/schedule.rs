@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::config::require;
-use crate::train::Progress;
+use crate::progress::Progress;
 use crate::{Error, Result};
 
 /// Cosine decay from `a` at `t = 0` to `b` at `t = total`: `b + (a - b)(1 + cos(π t / total)) / 2`. Beyond `total` it

@@ -1,6 +1,7 @@
 //! What the loop knows of a method.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use candle_core::Tensor;
 
@@ -8,24 +9,7 @@ use crate::Result;
 use crate::data::Batch;
 use crate::dist::Comm;
 use crate::nn::ParamStore;
-
-/// Where a run stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Progress {
-    /// The run's seed.
-    pub seed: u64,
-    /// Optimiser steps done.
-    pub step: u64,
-    /// Steps of the whole run.
-    pub total_steps: u64,
-    /// Epoch of this step, from 0.
-    pub epoch: u64,
-    /// Epochs of the whole run.
-    pub total_epochs: u64,
-    /// Steps in an epoch.
-    pub steps_per_epoch: u64,
-}
+use crate::progress::Progress;
 
 /// Which network is evaluated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -110,6 +94,12 @@ pub trait Method: Send {
 
     /// The tensors of the evaluated backbone with public names (torchvision's, timm's).
     fn backbone(&self) -> Vec<(String, Tensor)>;
+
+    /// Takes back what [`Method::backbone`] gave. `source` is named in errors.
+    ///
+    /// # Errors
+    /// [`crate::Error::Weights`] listing every missing, unexpected and mis-shaped name.
+    fn load_backbone(&mut self, tensors: &HashMap<String, Tensor>, source: &Path) -> Result<()>;
 
     /// All state beyond [`Method::params`] by name: momentum copies, queues, banks, centres.
     ///

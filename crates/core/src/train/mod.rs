@@ -13,7 +13,8 @@ mod trainer;
 
 pub use checkpoint::{Checkpoint, CheckpointFolder};
 pub use config::TrainConfig;
-pub use method::{Branch, Method, Progress, StepOutput};
+pub use crate::progress::Progress;
+pub use method::{Branch, Method, StepOutput};
 pub use monitors::{CollapseMonitor, ProbeMonitor};
 pub use observer::{EpochRecord, Notes, Observer, StepRecord};
 pub use run_dir::{RunDir, RunLog};

@@ -305,6 +305,10 @@ fn a_gradient_that_is_no_number_is_named() -> Result<()> {
         fn backbone(&self) -> Vec<(String, Tensor)> {
             self.0.backbone()
         }
+
+        fn load_backbone(&mut self, _: &HashMap<String, Tensor>, _: &std::path::Path) -> Result<()> {
+            Ok(())
+        }
     }
     let mut method = Root(ToyMethod::new(0)?);
     let before = method.params().tensors()[0].1.to_vec2::<f32>()?;
@@ -443,6 +447,10 @@ fn a_loss_out_of_reach_is_refused() -> Result<()> {
         }
         fn backbone(&self) -> Vec<(String, Tensor)> {
             self.0.backbone()
+        }
+
+        fn load_backbone(&mut self, _: &HashMap<String, Tensor>, _: &std::path::Path) -> Result<()> {
+            Ok(())
         }
     }
     let mut method = Cut(ToyMethod::new(0)?);

@@ -84,6 +84,10 @@ impl Method for ToyMethod {
         vec![("weight".to_string(), self.weight.detach())]
     }
 
+    fn load_backbone(&mut self, tensors: &HashMap<String, Tensor>, source: &std::path::Path) -> Result<()> {
+        self.params.load(tensors, source)
+    }
+
     fn state(&self) -> Result<Vec<(String, Tensor)>> {
         let updates = Tensor::new(self.updates, &Device::Cpu)?;
         Ok(vec![

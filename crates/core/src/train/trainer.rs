@@ -1,5 +1,6 @@
 //! The loop.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -144,7 +145,7 @@ impl<'a> Trainer<'a> {
         let mut warnings = self.run_dir.as_ref().map_or(Vec::new(), |dir| dir.warnings().to_vec());
         let start = self.restore(&base, &data, &mut warnings)?;
         let log = self.run_dir.as_ref().map(|dir| dir.open_log(start.unwrap_or(0))).transpose()?;
-        let mut run = Run { base, data, log, saved: start, first: true };
+        let mut run = Run { base, data, log, saved: start, first: true, skipped: HashSet::new() };
         for warning in warnings {
             self.warn(&mut run, start.unwrap_or(0), &warning)?;
         }
@@ -369,7 +370,14 @@ impl<'a> Trainer<'a> {
         let mut scalars = vec![("loss", loss)];
         scalars.extend(terms.iter().chain(&notes.scalars).map(|(n, v)| (n.as_str(), *v)));
         run.log("epoch", progress, &scalars, json!({"seconds": seconds}))?;
-        self.pass_on(run, progress.step, notes)
+        self.pass_on(run, progress.step, notes)?;
+        for (name, reason) in self.batches.skipped() {
+            if run.skipped.insert(name.clone()) {
+                let count = run.skipped.len();
+                self.warn(run, progress.step, &format!("sample skipped ({count} so far): {name}: {reason}"))?;
+            }
+        }
+        Ok(())
     }
 
     fn pass_on(&mut self, run: &mut Run, step: u64, notes: Notes) -> Result<()> {
@@ -444,6 +452,8 @@ struct Run {
     log: Option<RunLog>,
     saved: Option<u64>,
     first: bool,
+    /// Unreadable samples that a person was already told of.
+    skipped: HashSet<String>,
 }
 
 impl Run {

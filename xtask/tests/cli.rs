@@ -1,0 +1,193 @@
+//! The program as a person meets it: what it prints, and what it says to bad input.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use anyhow::Result;
+
+fn xtask(arguments: &[&str]) -> Result<Output> {
+    // Not the runner's own home: the Hub cache must not decide what a test sees.
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+    Ok(command.args(arguments).env("HF_HUB_OFFLINE", "1").output()?)
+}
+
+/// The call fails with one line on standard error that holds all `words`.
+#[track_caller]
+fn refuses(arguments: &[&str], words: &[&str]) -> Result<()> {
+    let output = xtask(arguments)?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    let errors: Vec<&str> = text.lines().filter(|line| line.starts_with("error: ")).collect();
+    assert!(!output.status.success(), "{arguments:?} succeeded: {text}");
+    assert_eq!(errors.len(), 1, "{arguments:?}: {text}");
+    assert!(!text.contains("panicked"), "{text}");
+    for word in words {
+        assert!(errors[0].contains(word), "{arguments:?}: `{word}` is not in `{}`", errors[0]);
+    }
+    Ok(())
+}
+
+/// A folder of noisy PNGs.
+fn pictures(folder: &Path, names: &[&str]) -> Result<()> {
+    for (i, name) in names.iter().enumerate() {
+        let path = folder.join(name);
+        std::fs::create_dir_all(path.parent().unwrap_or(folder))?;
+        let picture = image::RgbImage::from_fn(40, 36, |x, y| {
+            let v = (x * 7 + y * 13 + (i as u32) * 31) % 251;
+            image::Rgb([v as u8, (v * 3 % 256) as u8, (255 - v) as u8])
+        });
+        picture.save(path)?;
+    }
+    Ok(())
+}
+
+struct Place {
+    _folder: tempfile::TempDir,
+    root: PathBuf,
+}
+
+impl Place {
+    fn new() -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        Ok(Self { root: folder.path().to_path_buf(), _folder: folder })
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.root.join(name).to_string_lossy().into_owned()
+    }
+}
+
+/// A run of seconds: few channels, one epoch.
+const TINY: [&str; 10] = [
+    "--preset",
+    "smoke",
+    "--set",
+    "train.epochs=1",
+    "--set",
+    "train.batch_size=4",
+    "--set",
+    "method.backbone.base_width=4",
+    "--set",
+    "method.head.hidden=16",
+];
+
+fn train<'a>(data: &'a str, run: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let mut arguments = vec!["train", "simclr", "--data", data, "--run", run];
+    arguments.extend(TINY);
+    arguments.extend(more);
+    arguments
+}
+
+#[test]
+fn settings_are_checked_by_name() -> Result<()> {
+    let place = Place::new()?;
+    let (data, run) = (place.path("data"), place.path("run"));
+    pictures(Path::new(&data), &["a.png", "b.png", "c.png", "d.png"])?;
+    let cases = [
+        ("train.epoch=3", vec!["train.epoch", "train.epochs"]),
+        ("method.temperature=0", vec!["method.temperature"]),
+        ("optim.lr=-1", vec!["optim.lr"]),
+        ("train.epochs=many", vec!["train.epochs"]),
+        ("method.backbone.depth=17", vec!["method.backbone.depth"]),
+    ];
+    for (set, words) in cases {
+        refuses(&train(&data, &run, &["--set", set]), &words)?;
+    }
+    let file = place.path("settings.toml");
+    std::fs::write(&file, "[train]\nepochs = 1\nbatchsize = 2\n")?;
+    refuses(&train(&data, &run, &["--config", &file]), &["settings.toml", "train.batchsize"])?;
+    refuses(&["train", "nonsense", "--print-config", "smoke"], &["nonsense", "simclr"])?;
+    refuses(&["train", "simclr", "--print-config", "nonsense"], &["nonsense", "imagenet"])?;
+    assert!(!Path::new(&run).exists(), "a refused run left something behind");
+    Ok(())
+}
+
+#[test]
+fn presets_print_in_full() -> Result<()> {
+    let list = xtask(&["train", "simclr", "--print-config"])?;
+    assert!(list.status.success());
+    for line in String::from_utf8_lossy(&list.stdout).lines() {
+        let name = line.split_whitespace().next().unwrap_or_default();
+        let output = xtask(&["train", "simclr", "--print-config", name])?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("temperature"), "{name}: {text}");
+    }
+    Ok(())
+}
+
+#[test]
+fn data_that_cannot_be_trained_on_is_named() -> Result<()> {
+    let place = Place::new()?;
+    let run = place.path("run");
+    refuses(&train(&place.path("absent"), &run, &[]), &["absent"])?;
+    let empty = place.path("empty");
+    std::fs::create_dir(&empty)?;
+    refuses(&train(&empty, &run, &[]), &["empty"])?;
+    let one = place.path("one");
+    pictures(Path::new(&one), &["only.png"])?;
+    refuses(&train(&one, &run, &[]), &["one", "4"])?;
+    refuses(&["reproduce", "--tier", "paper", "--out", &place.path("out")], &["ImageNet"])?;
+    let rows = std::fs::read_to_string(place.path("out") + "/paper/results.json")?;
+    assert!(rows.contains("\"value\": null") && rows.contains("ImageNet"), "{rows}");
+    Ok(())
+}
+
+#[test]
+fn damaged_pictures_are_skipped_and_named() -> Result<()> {
+    let place = Place::new()?;
+    let (data, run) = (place.path("data"), place.path("run"));
+    pictures(Path::new(&data), &["a.png", "b.png", "c.png", "d.png", "e.png", "f.png"])?;
+    std::fs::write(place.path("data/zero.png"), b"")?;
+    let whole = std::fs::read(place.path("data/a.png"))?;
+    std::fs::write(place.path("data/cut.png"), &whole[..whole.len() / 2])?;
+    image::RgbImage::new(1, 1).save(place.path("data/dot.png"))?;
+    let deep = image::ImageBuffer::<image::Luma<u16>, _>::from_fn(8, 8, |x, y| image::Luma([(x * y * 900) as u16]));
+    deep.save(place.path("data/deep.png"))?;
+    let output = xtask(&train(&data, &run, &[]))?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("zero.png") && text.contains("cut.png"), "{text}");
+    assert!(!text.contains("dot.png") && !text.contains("deep.png"), "{text}");
+    assert!(Path::new(&place.path("run/encoder.safetensors")).is_file());
+    Ok(())
+}
+
+#[test]
+fn runs_do_not_overwrite_each_other() -> Result<()> {
+    let place = Place::new()?;
+    let (data, run) = (place.path("data"), place.path("run"));
+    let names: Vec<String> =
+        (0..16).map(|i| format!("{}/{}/{i}.png", if i % 2 == 0 { "train" } else { "test" }, i % 4 / 2)).collect();
+    pictures(Path::new(&data), &names.iter().map(String::as_str).collect::<Vec<_>>())?;
+    let first = xtask(&train(&data, &run, &[]))?;
+    assert!(first.status.success(), "{}", String::from_utf8_lossy(&first.stderr));
+    let encoder = place.path("run/encoder.safetensors");
+    let bytes = std::fs::read(&encoder)?;
+    refuses(&train(&data, &run, &[]), &["run"])?;
+    refuses(&train(&data, &run, &["--resume", "--set", "optim.lr=0.5"]), &["optim.lr"])?;
+    // A finished run resumed has nothing to do.
+    assert!(xtask(&train(&data, &run, &["--resume"]))?.status.success());
+    assert!(std::fs::read(&encoder)? == bytes);
+
+    // Damaged and foreign encoders.
+    let eval = ["eval", "--run", &run, "--data", &data, "--protocol", "knn-k20-t0.07-v1"];
+    let good = xtask(&eval)?;
+    assert!(good.status.success(), "{}", String::from_utf8_lossy(&good.stderr));
+    std::fs::write(&encoder, &bytes[..bytes.len() / 2])?;
+    refuses(&eval, &["encoder.safetensors"])?;
+    let mut hostile = bytes.clone();
+    hostile[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+    std::fs::write(&encoder, &hostile)?;
+    refuses(&eval, &["encoder.safetensors"])?;
+    let settings = place.path("run/config.toml");
+    let text = std::fs::read_to_string(&settings)?;
+    std::fs::write(&settings, text.replace("base_width = 4", "base_width = 8"))?;
+    std::fs::write(&encoder, &bytes)?;
+    refuses(&eval, &["encoder.safetensors", "conv1.weight"])?;
+    refuses(&["eval", "--run", &run, "--data", &data, "--protocol", "knn"], &["knn-k200-t0.1-v1"])?;
+
+    // A run folder that cannot be made.
+    let file = place.path("file");
+    std::fs::write(&file, b"")?;
+    refuses(&train(&data, &(file.clone() + "/run"), &[]), &["file"])?;
+    Ok(())
+}
