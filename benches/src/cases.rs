@@ -34,7 +34,12 @@ pub const ALL: &[Case] = &[
         batch: 8,
         run: simclr_r50_224,
     },
-    Case { name: "nt_xent_512", about: "NT-Xent, 512 embeddings of 128, forward and backward", batch: 512, run: nt_xent_n },
+    Case {
+        name: "nt_xent_512",
+        about: "NT-Xent, 512 embeddings of 128, forward and backward",
+        batch: 512,
+        run: nt_xent_n,
+    },
     Case { name: "nt_xent_4096", about: "the same with 4,096 embeddings", batch: 4096, run: nt_xent_n },
     Case { name: "nt_xent_16384", about: "the same with 16,384 embeddings", batch: 16384, run: nt_xent_n },
     Case {
@@ -58,7 +63,13 @@ fn normal(name: &str, shape: &[usize]) -> Result<Tensor> {
     Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
 }
 
-fn simclr_step(backbone: ResNetConfig, hidden: usize, size: usize, batch: usize, repeats: usize) -> Result<Timing> {
+fn simclr_step(
+    backbone: ResNetConfig,
+    hidden: usize,
+    size: usize,
+    batch: usize,
+    repeats: usize,
+) -> Result<Timing> {
     let config = SimClrConfig {
         backbone,
         head: HeadConfig { hidden: Some(hidden), output: 128, layers: 2, style: HeadStyle::Torch },
@@ -74,7 +85,8 @@ fn simclr_step(backbone: ResNetConfig, hidden: usize, size: usize, batch: usize,
         indices: (0..batch as u64).collect(),
         labels: None,
     };
-    let progress = Progress { seed: 0, step: 0, total_steps: 1, epoch: 0, total_epochs: 1, steps_per_epoch: 1 };
+    let progress =
+        Progress { seed: 0, step: 0, total_steps: 1, epoch: 0, total_epochs: 1, steps_per_epoch: 1 };
     let comm = single();
     let mut result = None;
     with_big_stack(|| {

@@ -60,7 +60,17 @@ fn step(name: &str, mut command: Command) -> Result<()> {
 
 /// Holds the dependency tree of a method crate to its limits.
 fn dependencies(package: &str) -> Result<()> {
-    let mut tree = cargo(&["tree", "--package", package, "--edges", "normal,build", "--prefix", "none", "--format", "{p}"]);
+    let mut tree = cargo(&[
+        "tree",
+        "--package",
+        package,
+        "--edges",
+        "normal,build",
+        "--prefix",
+        "none",
+        "--format",
+        "{p}",
+    ]);
     let output = tree.output().context("cargo tree: could not start")?;
     if !output.status.success() {
         bail!("cargo tree: {}", String::from_utf8_lossy(&output.stderr).trim());

@@ -44,7 +44,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let plan = plan(&arguments.run, &manifest.method)?;
     let mut method = plan.untrained(&device)?;
     method.load_backbone(&tensors, &encoder)?;
-    let (train, test) = (data::source(&arguments.data, Split::Train)?, data::source(&arguments.data, Split::Test)?);
+    let (train, test) =
+        (data::source(&arguments.data, Split::Train)?, data::source(&arguments.data, Split::Test)?);
     let name = test.name().to_string();
     let of = |source| -> Result<_> {
         let (features, skipped) =

@@ -78,7 +78,11 @@ pub trait AnyRun: Send + Sync {
     /// The method with random weights.
     fn untrained(&self, device: &Device) -> contrastive_core::Result<Box<dyn Method>>;
     /// Trains.
-    fn fit(&self, source: Images, options: RunOptions<'_>) -> contrastive_core::Result<(Box<dyn Method>, Outcome)>;
+    fn fit(
+        &self,
+        source: Images,
+        options: RunOptions<'_>,
+    ) -> contrastive_core::Result<(Box<dyn Method>, Outcome)>;
     /// The supervised run beside this one.
     fn supervised(&self, backbone: ResNetConfig, classes: usize) -> Box<dyn AnyRun>;
 }
@@ -112,7 +116,11 @@ impl<M: MethodConfig + 'static> AnyRun for RunConfig<M> {
         self.method.build(self.train.seed, device)
     }
 
-    fn fit(&self, source: Images, options: RunOptions<'_>) -> contrastive_core::Result<(Box<dyn Method>, Outcome)> {
+    fn fit(
+        &self,
+        source: Images,
+        options: RunOptions<'_>,
+    ) -> contrastive_core::Result<(Box<dyn Method>, Outcome)> {
         fit(self, source, options)
     }
 

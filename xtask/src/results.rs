@@ -55,7 +55,9 @@ impl Row {
 /// Reads the rows of an earlier run; none if there is no file.
 pub fn read(path: &Path) -> Result<Vec<Row>> {
     match std::fs::read_to_string(path) {
-        Ok(text) => serde_json::from_str(&text).with_context(|| format!("{}: not a results file", path.display())),
+        Ok(text) => {
+            serde_json::from_str(&text).with_context(|| format!("{}: not a results file", path.display()))
+        }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(e) => Err(e).with_context(|| path.display().to_string()),
     }
@@ -121,7 +123,8 @@ fn place<T: PartialEq>(items: &mut Vec<T>, item: T) -> usize {
 /// One cell: a single value, or mean and standard deviation over seeds.
 fn cell(rows: &[&Row]) -> String {
     let values: Vec<f64> = rows.iter().filter_map(|row| row.value).collect();
-    let paper = rows.iter().find_map(|row| row.paper).map(|p| format!(" (paper: {p:.1})")).unwrap_or_default();
+    let paper =
+        rows.iter().find_map(|row| row.paper).map(|p| format!(" (paper: {p:.1})")).unwrap_or_default();
     if values.is_empty() {
         let why = rows.iter().find_map(|row| row.missing.clone()).unwrap_or_else(|| "not run".into());
         return format!("{why}{paper}");

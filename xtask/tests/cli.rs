@@ -92,6 +92,10 @@ fn settings_are_checked_by_name() -> Result<()> {
     for (set, words) in cases {
         refuses(&train(&data, &run, &["--set", set]), &words)?;
     }
+    // Another optimiser brings its own keys.
+    let adam = ["train", "simclr", "--print-config", "smoke", "--set", "optim.optimizer.kind=adamw"];
+    let output = xtask(&[&adam[..], &["--set", "optim.optimizer.eps=1e-6"]].concat())?;
+    assert!(String::from_utf8_lossy(&output.stdout).contains("betas"), "{output:?}");
     let file = place.path("settings.toml");
     std::fs::write(&file, "[train]\nepochs = 1\nbatchsize = 2\n")?;
     refuses(&train(&data, &run, &["--config", &file]), &["settings.toml", "train.batchsize"])?;
@@ -135,12 +139,13 @@ fn data_that_cannot_be_trained_on_is_named() -> Result<()> {
 fn damaged_pictures_are_skipped_and_named() -> Result<()> {
     let place = Place::new()?;
     let (data, run) = (place.path("data"), place.path("run"));
-    pictures(Path::new(&data), &["a.png", "b.png", "c.png", "d.png", "e.png", "f.png"])?;
+    pictures(Path::new(&data), &["a.png", "b.png", "c.png", "d.png", "e.png", "f.png", "g.png", "h.png"])?;
     std::fs::write(place.path("data/zero.png"), b"")?;
     let whole = std::fs::read(place.path("data/a.png"))?;
     std::fs::write(place.path("data/cut.png"), &whole[..whole.len() / 2])?;
     image::RgbImage::new(1, 1).save(place.path("data/dot.png"))?;
-    let deep = image::ImageBuffer::<image::Luma<u16>, _>::from_fn(8, 8, |x, y| image::Luma([(x * y * 900) as u16]));
+    let deep =
+        image::ImageBuffer::<image::Luma<u16>, _>::from_fn(8, 8, |x, y| image::Luma([(x * y * 900) as u16]));
     deep.save(place.path("data/deep.png"))?;
     let output = xtask(&train(&data, &run, &[]))?;
     let text = String::from_utf8_lossy(&output.stderr);
@@ -155,8 +160,9 @@ fn damaged_pictures_are_skipped_and_named() -> Result<()> {
 fn runs_do_not_overwrite_each_other() -> Result<()> {
     let place = Place::new()?;
     let (data, run) = (place.path("data"), place.path("run"));
-    let names: Vec<String> =
-        (0..16).map(|i| format!("{}/{}/{i}.png", if i % 2 == 0 { "train" } else { "test" }, i % 4 / 2)).collect();
+    let names: Vec<String> = (0..16)
+        .map(|i| format!("{}/{}/{i}.png", if i % 2 == 0 { "train" } else { "test" }, i % 4 / 2))
+        .collect();
     pictures(Path::new(&data), &names.iter().map(String::as_str).collect::<Vec<_>>())?;
     let first = xtask(&train(&data, &run, &[]))?;
     assert!(first.status.success(), "{}", String::from_utf8_lossy(&first.stderr));

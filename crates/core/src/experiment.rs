@@ -17,9 +17,7 @@ use crate::diagnostics::CollapseConfig;
 use crate::nn::ParamStore;
 use crate::optim::{LrScaling, Optimizer, OptimizerConfig, ParamGroups, Schedule};
 use crate::train::config::to_toml_string;
-use crate::train::{
-    CollapseMonitor, Method, Observer, Outcome, Progress, RunDir, TrainConfig, Trainer,
-};
+use crate::train::{CollapseMonitor, Method, Observer, Outcome, Progress, RunDir, TrainConfig, Trainer};
 use crate::weights::{self, DataIdentity, MANIFEST_VERSION, Manifest};
 use crate::{Error, Result};
 
@@ -94,13 +92,17 @@ impl<M: MethodConfig> RunConfig<M> {
         self.optim.schedule.check("optim.schedule")?;
         self.optim.lr_scaling.check("optim.lr_scaling")?;
         if !(self.optim.lr > 0.0 && self.optim.lr.is_finite()) {
-            return Err(Error::config("optim.lr", format!("must be above 0 and finite, got {}", self.optim.lr)));
+            return Err(Error::config(
+                "optim.lr",
+                format!("must be above 0 and finite, got {}", self.optim.lr),
+            ));
         }
         self.augment.check("augment")?;
         self.eval.check("eval")?;
         let (needs, has) = (self.method.views(), self.augment.view_count());
         if needs != has {
-            let reason = format!("{} takes {needs} views of a sample, the recipe makes {has}", self.method.name());
+            let reason =
+                format!("{} takes {needs} views of a sample, the recipe makes {has}", self.method.name());
             return Err(Error::config("augment.views", reason));
         }
         Ok(())

@@ -11,7 +11,13 @@ use crate::config::LossForm;
 ///
 /// # Errors
 /// Shapes that differ, a temperature that is not positive, a rank that is gone.
-pub fn simclr_loss(z1: &Tensor, z2: &Tensor, temperature: f64, form: LossForm, comm: &Comm) -> Result<ContrastiveLoss> {
+pub fn simclr_loss(
+    z1: &Tensor,
+    z2: &Tensor,
+    temperature: f64,
+    form: LossForm,
+    comm: &Comm,
+) -> Result<ContrastiveLoss> {
     let mut out = nt_xent(z1, z2, temperature, true, comm)?;
     if form == LossForm::Repository {
         out.loss = (out.loss * 2.0)?;

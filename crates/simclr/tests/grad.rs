@@ -39,9 +39,13 @@ fn every_parameter_has_the_gradient_that_differences_give() -> Result<()> {
         assert!(grads.get(entry.var.as_tensor()).is_some(), "{} has no gradient", entry.name);
     }
     // ReLU's kinks move under any perturbation of an early layer; the head and the last norms are smooth enough.
-    for (name, place) in
-        [("head.0.weight", 3), ("head.1.weight", 2), ("head.3.weight", 7), ("head.4.weight", 1), ("head.4.bias", 0)]
-    {
+    for (name, place) in [
+        ("head.0.weight", 3),
+        ("head.1.weight", 2),
+        ("head.3.weight", 7),
+        ("head.4.weight", 1),
+        ("head.4.bias", 0),
+    ] {
         let entry = params.get(name).ok_or_else(|| anyhow!("no parameter {name}"))?;
         let gradient = grads.get(entry.var.as_tensor()).ok_or_else(|| anyhow!("no gradient"))?;
         let analytic = f64::from(gradient.flatten_all()?.to_vec1::<f32>()?[place]);
@@ -52,7 +56,10 @@ fn every_parameter_has_the_gradient_that_differences_give() -> Result<()> {
         let down = f64::from(loss(&mut method, &batch)?.to_scalar::<f32>()?);
         nudge(&params, name, place, step)?;
         let numeric = (up - down) / (2.0 * f64::from(step));
-        assert!((numeric - analytic).abs() < 2e-3 + 0.03 * analytic.abs(), "{name}[{place}]: {analytic} {numeric}");
+        assert!(
+            (numeric - analytic).abs() < 2e-3 + 0.03 * analytic.abs(),
+            "{name}[{place}]: {analytic} {numeric}"
+        );
     }
     Ok(())
 }

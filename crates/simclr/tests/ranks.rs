@@ -24,7 +24,8 @@ fn step(batch: &Batch, comm: &Comm) -> contrastive_core::Result<(f64, Vec<(Strin
 
 fn share(batch: &Batch, rank: usize, size: usize) -> Result<Batch> {
     let n = batch.len() / size;
-    let views = batch.views.iter().map(|v| v.narrow(0, rank * n, n)?.contiguous()).collect::<Result<_, _>>()?;
+    let views =
+        batch.views.iter().map(|v| v.narrow(0, rank * n, n)?.contiguous()).collect::<Result<_, _>>()?;
     Ok(Batch { views, indices: batch.indices[rank * n..(rank + 1) * n].to_vec(), labels: None })
 }
 
@@ -47,8 +48,7 @@ fn ranks_do_not_change_a_step() -> Result<()> {
             })
             .collect::<Result<Vec<_>>>()?;
         for thread in threads {
-            let (rank_loss, tensors) =
-                thread.join().map_err(|_| anyhow::anyhow!("a rank panicked"))??;
+            let (rank_loss, tensors) = thread.join().map_err(|_| anyhow::anyhow!("a rank panicked"))??;
             assert!((rank_loss - loss).abs() < 1e-5, "{size} ranks: {rank_loss}, one: {loss}");
             for ((name, a), (_, b)) in tensors.iter().zip(&expected) {
                 let gap = (a - b)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;

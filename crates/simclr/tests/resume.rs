@@ -30,8 +30,7 @@ fn run(dir: &Path, workers: usize, stop_at: Option<u64>, resume: bool) -> Result
     let source = Subset::class_balanced(embedded::sign_digits(Split::Train)?, 8, 0)?;
     let stop = Arc::new(AtomicBool::new(false));
     let mut stopper = StopAt(stop_at.unwrap_or(u64::MAX), stop.clone());
-    let options =
-        RunOptions { resume, workers, stop, observers: vec![&mut stopper], ..RunOptions::new(dir) };
+    let options = RunOptions { resume, workers, stop, observers: vec![&mut stopper], ..RunOptions::new(dir) };
     Ok(fit(&run, source, options)?.1)
 }
 

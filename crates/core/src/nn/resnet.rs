@@ -107,7 +107,9 @@ impl ResNetConfig {
             ("in_channels", self.in_channels),
         ];
         match sizes.iter().find(|(_, size)| !(1..=4096).contains(size)) {
-            Some((key, size)) => Err(Error::config(format!("{at}.{key}"), format!("{size} is not in 1..=4096"))),
+            Some((key, size)) => {
+                Err(Error::config(format!("{at}.{key}"), format!("{size} is not in 1..=4096")))
+            }
             None => Ok(()),
         }
     }

@@ -90,7 +90,8 @@ mod tests {
         let x = Tensor::new(&[0.3f32, -1.2, 0.8], &Device::Cpu)?;
         check_gradients(std::slice::from_ref(&x), GradCheck::default(), |x| Ok((x[0].sqr()? * &x[0])?))?;
         // x * sg(x) has the value of x^2 and half its gradient.
-        let wrong = check_gradients(std::slice::from_ref(&x), GradCheck::default(), |x| Ok((&x[0] * x[0].detach())?));
+        let wrong =
+            check_gradients(std::slice::from_ref(&x), GradCheck::default(), |x| Ok((&x[0] * x[0].detach())?));
         assert!(wrong.is_err());
         let none = check_gradients(&[x], GradCheck::default(), |x| Ok(x[0].detach()));
         assert!(none.is_err());

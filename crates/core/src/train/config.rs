@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use toml::de::DeTable;
 
 use crate::{Error, Result};
@@ -85,7 +85,8 @@ fn join(prefix: &str, key: &str) -> String {
 ///
 /// The known keys are those that `defaults` serialises to; keep `None` fields serialised (no `skip_serializing_if`).
 /// The right side of an override is a TOML value (`0.3`, `true`, `[1, 2]`, `"text"`); what is not one, or does not fit
-/// as one, is taken as text. Arrays are replaced as a whole.
+/// as one, is taken as text. Arrays are replaced as a whole, and so is a table whose `kind` changes: its keys belong to
+/// the kind.
 ///
 /// # Errors
 /// [`Error::Config`] naming the dotted key that is unknown (with the nearest known one) or whose value does not fit,
@@ -104,7 +105,7 @@ where
             Error::format(path, format!("line {line}: {}", e.message().replace('\n', ", ")))
         })?;
         let value = serde_json::to_value(table).map_err(|e| Error::format(path, e))?;
-        for (key, leaf) in leaves(&value) {
+        for (key, leaf) in leaves_over(&value, Some(&layers.tree)) {
             layers.put::<T>(&key, leaf).map_err(|reason| {
                 let line = line_of(&text, &key).map_or(String::new(), |n| format!(":{n}"));
                 Error::config(key.clone(), format!("{reason} ({}{line})", path.display()))
@@ -132,6 +133,7 @@ where
 }
 
 struct Layers {
+    /// What `T` serialises to after the layers so far.
     tree: Value,
     known: Vec<(String, Value)>,
 }
@@ -139,20 +141,40 @@ struct Layers {
 impl Layers {
     /// Sets one leaf; on an error nothing has changed. Values go in one at a time, so that the one that does not fit is
     /// known by name.
-    fn put<T: DeserializeOwned>(&mut self, key: &str, value: Value) -> Result<(), String> {
-        let mut tree = self.tree.clone();
-        let mut place = &mut tree;
-        for part in key.split('.') {
-            let next = place.as_object_mut().and_then(|map| map.get_mut(part));
-            place = next.ok_or_else(|| format!("unknown key{}", self.hint(key)))?;
+    fn put<T: Serialize + DeserializeOwned>(&mut self, key: &str, value: Value) -> Result<(), String> {
+        let old = place(&mut self.tree, key).ok_or(()).cloned();
+        let old = old.map_err(|()| format!("unknown key{}", self.hint(key)))?;
+        let mut readings = Vec::new();
+        match (&old, &value) {
+            (Value::Object(old), Value::Object(new)) => {
+                let merged = old.clone().into_iter().chain(new.clone()).collect();
+                readings.extend([(key, Value::Object(merged)), (key, value)]);
+            }
+            (Value::Object(_), _) => return Err("is a table, not a value".to_string()),
+            _ => {
+                readings.push((key, value.clone()));
+                // Another kind may have other keys: then the old ones go and the kind's defaults come.
+                if let Some(table) = key.strip_suffix(".kind") {
+                    readings.push((table, json!({"kind": value})));
+                }
+            }
         }
-        if place.is_object() {
-            return Err("is a table, not a value".to_string());
+        let mut fault = String::new();
+        for (key, value) in readings {
+            let mut tree = self.tree.clone();
+            if let Some(place) = place(&mut tree, key) {
+                *place = value;
+            }
+            match serde_json::from_value::<T>(tree) {
+                Ok(whole) => {
+                    self.tree = serde_json::to_value(whole).map_err(|e| e.to_string())?;
+                    self.known = leaves(&self.tree);
+                    return Ok(());
+                }
+                Err(error) => fault = error.to_string(),
+            }
         }
-        *place = value;
-        serde_json::from_value::<T>(tree.clone()).map_err(|e| e.to_string())?;
-        self.tree = tree;
-        Ok(())
+        Err(fault)
     }
 
     fn hint(&self, key: &str) -> String {
@@ -168,16 +190,33 @@ impl Layers {
     }
 }
 
+/// Where a dotted key stands.
+fn place<'a>(tree: &'a mut Value, key: &str) -> Option<&'a mut Value> {
+    key.split('.').try_fold(tree, |place, part| place.as_object_mut()?.get_mut(part))
+}
+
 /// All values that are not tables, by dotted key. An empty table counts as none.
 fn leaves(value: &Value) -> Vec<(String, Value)> {
-    fn walk(prefix: &str, value: &Value, found: &mut Vec<(String, Value)>) {
+    leaves_over(value, None)
+}
+
+/// The same, but a table whose `kind` is another than in `base` counts as one value, because its keys make sense only
+/// together.
+fn leaves_over(value: &Value, base: Option<&Value>) -> Vec<(String, Value)> {
+    fn walk(prefix: &str, value: &Value, base: Option<&Value>, found: &mut Vec<(String, Value)>) {
+        let other_kind = match (value.get("kind"), base.and_then(|b| b.get("kind"))) {
+            (Some(new), Some(old)) => new != old,
+            _ => false,
+        };
         match value {
-            Value::Object(map) => map.iter().for_each(|(k, v)| walk(&join(prefix, k), v, found)),
+            Value::Object(map) if !other_kind => {
+                map.iter().for_each(|(k, v)| walk(&join(prefix, k), v, base.and_then(|b| b.get(k)), found));
+            }
             other => found.push((prefix.to_string(), other.clone())),
         }
     }
     let mut found = Vec::new();
-    walk("", value, &mut found);
+    walk("", value, base, &mut found);
     found
 }
 
@@ -350,7 +389,13 @@ mod tests {
         assert!(check(TrainConfig { epochs: 0, ..good.clone() }).contains("train.epochs"));
         assert!(check(TrainConfig { seed: u64::MAX, ..good.clone() }).contains("train.seed"));
         assert!(check(TrainConfig { grad_clip: Some(f64::NAN), ..good.clone() }).contains("train.grad_clip"));
-        assert!(TrainConfig { keep_checkpoints: 0, ..good }.check("").unwrap_err().to_string().contains("`keep_checkpoints`"));
+        assert!(
+            TrainConfig { keep_checkpoints: 0, ..good }
+                .check("")
+                .unwrap_err()
+                .to_string()
+                .contains("`keep_checkpoints`")
+        );
     }
 
     #[test]

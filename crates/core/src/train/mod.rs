@@ -11,9 +11,9 @@ mod stack;
 pub mod tensorboard;
 mod trainer;
 
+pub use crate::progress::Progress;
 pub use checkpoint::{Checkpoint, CheckpointFolder};
 pub use config::TrainConfig;
-pub use crate::progress::Progress;
 pub use method::{Branch, Method, StepOutput};
 pub use monitors::{CollapseMonitor, ProbeMonitor};
 pub use observer::{EpochRecord, Notes, Observer, StepRecord};
