@@ -70,7 +70,7 @@ impl Observer for Curve<'_> {
         notes: &mut Notes,
     ) -> contrastive_core::Result<()> {
         let done = record.progress.epoch + 1;
-        if done % self.every != 0 && done != record.progress.total_epochs {
+        if !done.is_multiple_of(self.every) && done != record.progress.total_epochs {
             return Ok(());
         }
         let (train, test) = (self.extract)(method)?;

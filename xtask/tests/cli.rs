@@ -197,3 +197,57 @@ fn runs_do_not_overwrite_each_other() -> Result<()> {
     refuses(&train(&data, &(file.clone() + "/run"), &[]), &["file"])?;
     Ok(())
 }
+
+/// The newest checkpoint and the encoder.
+fn final_bytes(run: &str) -> Result<[Vec<u8>; 2]> {
+    let folder = Path::new(run).join("checkpoints");
+    let mut names: Vec<PathBuf> =
+        std::fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
+    names.sort();
+    let newest = names.last().ok_or_else(|| anyhow::anyhow!("{run} has no checkpoint"))?;
+    Ok([std::fs::read(newest)?, std::fs::read(Path::new(run).join("encoder.safetensors"))?])
+}
+
+/// A child that is ended by `signal` once it has written a checkpoint.
+fn interrupted(arguments: &[&str], run: &str, signal: &str) -> Result<std::process::ExitStatus> {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_xtask")).args(arguments).spawn()?;
+    let folder = Path::new(run).join("checkpoints");
+    let started = std::time::Instant::now();
+    while started.elapsed().as_secs() < 60 && child.try_wait()?.is_none() {
+        let written = std::fs::read_dir(&folder).is_ok_and(|mut entries| {
+            entries.any(|e| e.is_ok_and(|e| e.path().extension().is_some_and(|x| x == "safetensors")))
+        });
+        if written {
+            Command::new("kill").args([signal, &child.id().to_string()]).status()?;
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    Ok(child.wait()?)
+}
+
+#[test]
+#[cfg(unix)]
+fn a_killed_run_resumes_to_the_same_bytes_with_any_number_of_workers() -> Result<()> {
+    let place = Place::new()?;
+    let data = place.path("data");
+    let names: Vec<String> = (0..24).map(|i| format!("{i}.png")).collect();
+    pictures(Path::new(&data), &names.iter().map(String::as_str).collect::<Vec<_>>())?;
+    let each = ["--set", "train.epochs=10", "--set", "train.checkpoint_every_steps=1"];
+    let straight = place.path("straight");
+    assert!(xtask(&train(&data, &straight, &each))?.status.success());
+    let expected = final_bytes(&straight)?;
+    for (workers, signal) in [("1", "-KILL"), ("2", "-KILL"), ("4", "-KILL"), ("2", "-TERM")] {
+        let run = place.path(&format!("run{workers}{signal}"));
+        let more = [&each[..], &["--workers", workers]].concat();
+        let status = interrupted(&train(&data, &run, &more), &run, signal)?;
+        assert!(!status.success(), "{signal} came too late");
+        if signal == "-TERM" {
+            assert_eq!(status.code(), Some(130));
+        }
+        let resumed = xtask(&train(&data, &run, &[&more[..], &["--resume"]].concat()))?;
+        assert!(resumed.status.success(), "{}", String::from_utf8_lossy(&resumed.stderr));
+        assert!(final_bytes(&run)? == expected, "{workers} workers, {signal}");
+    }
+    Ok(())
+}

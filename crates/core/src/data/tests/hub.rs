@@ -38,9 +38,10 @@ fn assert_is_fixture(set: &InMemory) {
 #[test]
 fn parquet_rows_are_pillows_pixels() {
     let file = fixture("cifar_like.parquet");
-    assert_is_fixture(&open_parquet("set", &[file.clone()], None).expect("detected"));
+    assert_is_fixture(&open_parquet("set", std::slice::from_ref(&file), None).expect("detected"));
     assert_is_fixture(
-        &open_parquet("set", &[file.clone()], Some(&HubDataset::Cifar10.columns())).expect("named"),
+        &open_parquet("set", std::slice::from_ref(&file), Some(&HubDataset::Cifar10.columns()))
+            .expect("named"),
     );
     let twice = open_parquet("set", &[file.clone(), file], None).expect("two files");
     assert_eq!(twice.len(), 16);
@@ -129,7 +130,7 @@ fn hostile_parquet_is_an_error() {
     let path = folder.path().join("train-00000-of-00001.parquet");
     let attempt = |bytes: &[u8]| {
         fs::write(&path, bytes).expect("write");
-        open_parquet("set", &[path.clone()], None)
+        open_parquet("set", std::slice::from_ref(&path), None)
     };
     for len in [0, 1, 4, 100, good.len() / 2, good.len() - 8, good.len() - 1] {
         let text = error_text(attempt(&good[..len]));
