@@ -1,11 +1,15 @@
 //! Two-dimensional convolution.
 //!
-//! The operation, its backward and the dispatch are here; the arithmetic is an engine of three functions
-//! (`forward`, `backward_data`, `backward_weight` over slices and a `Geometry`), so that another engine can
-//! take the place of [`im2col`] for the shapes it is good at.
+//! The operation and its backward are here; the arithmetic is an engine of three functions (`forward`,
+//! `backward_data`, `backward_weight` over slices and a `Geometry`): [`direct`] for the shapes it is good at, [`im2col`]
+//! for all others, as [`engine`] chooses.
 
+mod direct;
+mod engine;
 mod geometry;
 mod im2col;
+mod planes;
+mod simd;
 #[cfg(test)]
 mod tests;
 
@@ -77,7 +81,7 @@ impl CustomOp2 for Conv2dOp {
         w_layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let geo = &self.geo;
-        let out = im2col::forward(geo, storage::slice(x, x_layout)?, storage::slice(w, w_layout)?);
+        let out = engine::forward(geo, storage::slice(x, x_layout)?, storage::slice(w, w_layout)?);
         Ok((CpuStorage::F32(out), (geo.n, geo.o, geo.oh, geo.ow).into()))
     }
 
@@ -91,13 +95,13 @@ impl CustomOp2 for Conv2dOp {
         let geo = &self.geo;
         storage::with(dy, |dy_data| {
             let dw = if w.track_op() {
-                let dw = storage::with(x, |x| Ok(im2col::backward_weight(geo, x, dy_data)))?;
+                let dw = storage::with(x, |x| Ok(engine::backward_weight(geo, x, dy_data)))?;
                 Some(Tensor::from_vec(dw, w.shape(), w.device())?)
             } else {
                 None
             };
             let dx = if x.track_op() {
-                let dx = storage::with(w, |w| Ok(im2col::backward_data(geo, dy_data, w)))?;
+                let dx = storage::with(w, |w| Ok(engine::backward_data(geo, dy_data, w)))?;
                 Some(Tensor::from_vec(dx, x.shape(), x.device())?)
             } else {
                 None
