@@ -1,8 +1,8 @@
 //! `cargo xtask eval`: the encoder of a run on labelled data.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use contrastive_core::data::{Source, Split};
 use contrastive_core::eval::Protocol;
 use contrastive_core::experiment::features;
@@ -41,7 +41,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let encoder = arguments.run.join("encoder.safetensors");
     let (tensors, manifest) = contrastive_core::weights::load_encoder(&encoder)?;
     let Some(manifest) = manifest else { bail!("{}: no manifest", encoder.display()) };
-    let plan = plan(&arguments.run, &manifest.method)?;
+    let plan = Plan::read(&manifest.method, &arguments.run.join("config.toml"))?;
     let mut method = plan.untrained(&device)?;
     method.load_backbone(&tensors, &encoder)?;
     let (train, test) =
@@ -60,12 +60,4 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The configuration that a run directory holds.
-fn plan(run: &Path, method: &str) -> Result<Plan> {
-    let path = run.join("config.toml");
-    let presets = crate::methods::presets(method)?;
-    let first = presets.first().map(|(name, _)| *name).context("method without presets")?;
-    Plan::new(method, first, Some(&path), &[])
 }

@@ -7,8 +7,10 @@ use candle_core::Device;
 use contrastive_core::augment::EvalTransform;
 use contrastive_core::experiment::{MethodConfig, RunConfig, RunOptions, fit};
 use contrastive_core::nn::ResNetConfig;
-use contrastive_core::train::config::{layered, to_toml_string};
+use contrastive_core::train::config::{layered, read, to_toml_string};
 use contrastive_core::train::{Method, Outcome};
+
+use contrastive_simclr::SimClrConfig;
 
 use crate::baseline::SupervisedConfig;
 use crate::data::Images;
@@ -40,11 +42,23 @@ impl Plan {
         match method {
             "simclr" => {
                 let run = layered(&contrastive_simclr::recipe::preset(preset)?, file, set)?;
-                run.check()?;
-                Ok(Self { backbone: run.method.backbone, run: Box::new(run) })
+                Self::simclr(run)
             }
             _ => unknown(method),
         }
+    }
+
+    /// The configuration that a run directory holds.
+    pub fn read(method: &str, path: &Path) -> Result<Self> {
+        match method {
+            "simclr" => Self::simclr(read(path)?),
+            _ => unknown(method),
+        }
+    }
+
+    fn simclr(run: RunConfig<SimClrConfig>) -> Result<Self> {
+        run.check()?;
+        Ok(Self { backbone: run.method.backbone, run: Box::new(run) })
     }
 
     /// The supervised run beside this one: the same backbone, budget and optimiser.

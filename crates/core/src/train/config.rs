@@ -132,6 +132,18 @@ where
     serde_json::from_value(layers.tree).map_err(|e| Error::config("(defaults)", e.to_string()))
 }
 
+/// The settings that a file holds in full, as a run directory's `config.toml` does.
+///
+/// # Errors
+/// [`Error::Format`] naming the file, and the key where there is one; [`Error::Io`].
+pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    toml::from_str(&text).map_err(|e| {
+        let line = e.span().map_or(1, |s| line_at(&text, s.start));
+        Error::format(path, format!("line {line}: {}", e.message().replace('\n', ", ")))
+    })
+}
+
 struct Layers {
     /// What `T` serialises to after the layers so far.
     tree: Value,

@@ -163,9 +163,7 @@ fn forward_packed(kernels: &Kernels, geo: &Geometry, x: &[f32], w: &[f32]) -> Ve
     };
     // SAFETY: the units cover all images.
     unsafe {
-        parallel::build(geo.n * size, |out| {
-            parallel::for_each(geo.n.div_ceil(together), |i| unit(i, out))
-        })
+        parallel::build(geo.n * size, |out| parallel::for_each(geo.n.div_ceil(together), |i| unit(i, out)))
     }
 }
 
@@ -207,9 +205,8 @@ fn strided(kernels: &Kernels, geo: &Geometry, dy: &[f32], w: &[f32]) -> Vec<f32>
             for ky in reaching(geo.kh, row) {
                 taps.extend(reaching(geo.kw, column).map(|kx| (ky, kx)));
             }
-            let place = |o: usize, (ky, kx): (usize, usize)| {
-                o * pitch + (top - ky / s) * grid.width + left - kx / s
-            };
+            let place =
+                |o: usize, (ky, kx): (usize, usize)| o * pitch + (top - ky / s) * grid.width + left - kx / s;
             let offsets = (0..geo.o).flat_map(|o| taps.iter().map(move |tap| place(o, *tap))).collect();
             let at = |c: usize, i: usize| {
                 let (o, (ky, kx)) = (i / taps.len(), taps[i % taps.len()]);
@@ -255,9 +252,7 @@ fn strided(kernels: &Kernels, geo: &Geometry, dy: &[f32], w: &[f32]) -> Vec<f32>
     };
     // SAFETY: the units cover all images, the residues all their pixels.
     unsafe {
-        parallel::build(geo.n * size, |out| {
-            parallel::for_each(geo.n.div_ceil(together), |i| unit(i, out))
-        })
+        parallel::build(geo.n * size, |out| parallel::for_each(geo.n.div_ceil(together), |i| unit(i, out)))
     }
 }
 
@@ -306,9 +301,8 @@ pub(super) fn backward_weight(kernels: &Kernels, geo: &Geometry, x: &[f32], dy: 
         });
     };
     // SAFETY: every part clears its sums before it adds to them.
-    let sums = unsafe {
-        parallel::build(parts * size, |out| parallel::for_each(parts, |part| partial(part, out)))
-    };
+    let sums =
+        unsafe { parallel::build(parts * size, |out| parallel::for_each(parts, |part| partial(part, out))) };
     let mut dw = vec![0.0; geo.o * depth];
     for (o, dw) in dw.chunks_exact_mut(depth).enumerate() {
         let (first, row) = (o / block * groups * tile, o % block);

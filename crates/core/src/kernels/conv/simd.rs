@@ -22,14 +22,8 @@ type PixelTile = unsafe fn(w: *const f32, offsets: &[usize], x: *const f32, out:
 
 /// `out[t, b] += sum_q dy[b, q] * x[offsets[t] + q]` for `B` rows of `dy` (`pitch` apart), as many offsets as the
 /// tile has taps, and `steps` vectors of `q`.
-type TapTile = unsafe fn(
-    dy: *const f32,
-    pitch: usize,
-    x: *const f32,
-    offsets: &[usize],
-    steps: usize,
-    out: *mut f32,
-);
+type TapTile =
+    unsafe fn(dy: *const f32, pitch: usize, x: *const f32, offsets: &[usize], steps: usize, out: *mut f32);
 
 /// The tiles for one instruction set.
 #[derive(Debug)]
