@@ -85,7 +85,6 @@ pub(super) fn suits(geo: &Geometry) -> bool {
     geo.groups == 1
         && copies <= LARGEST.0
         && geo.o * geo.depth() <= LARGEST.1
-        && (geo.stride == 1 || (geo.pad_h < geo.kh && geo.pad_w < geo.kw))
         && geo.pad_h < geo.kh
         && geo.pad_w < geo.kw
 }
@@ -163,97 +162,20 @@ fn forward_packed(kernels: &Kernels, geo: &Geometry, x: &[f32], w: &[f32]) -> Ve
     };
     // SAFETY: the units cover all images.
     unsafe {
-        parallel::build(geo.n * size, |out| parallel::for_each(geo.n.div_ceil(together), |i| unit(i, out)))
-    }
-}
-
-/// Input gradient `[N, C, H, W]` from the output gradient `[N, O, OH, OW]`.
-pub(super) fn backward_data(kernels: &Kernels, geo: &Geometry, dy: &[f32], w: &[f32]) -> Vec<f32> {
-    let taps = geo.kh * geo.kw;
-    if let Some(transposed) = geo.transposed() {
-        // Output channels become input channels, and the windows are turned about.
-        let at = |c: usize, tap: usize| w[(tap / taps * geo.c + c) * taps + taps - 1 - tap % taps];
-        return forward_packed(kernels, &transposed, dy, &pack(geo.c, geo.o * taps, kernels.block, at));
-    }
-    strided(kernels, geo, dy, w)
-}
-
-/// The taps of a strided window that reach the input pixels of one residue.
-#[derive(Debug)]
-struct Residue {
-    row: usize,
-    column: usize,
-    offsets: Vec<usize>,
-    w: Vec<f32>,
-}
-
-/// Each residue of the padded input coordinates by the stride is a convolution of its own.
-fn strided(kernels: &Kernels, geo: &Geometry, dy: &[f32], w: &[f32]) -> Vec<f32> {
-    let s = geo.stride;
-    let (top, left) = ((geo.kh - 1) / s, (geo.kw - 1) / s);
-    // Rows and columns of each residue, as many as the largest has.
-    let (rows, columns) = ((geo.pad_h + geo.h - 1) / s + 1, (geo.pad_w + geo.w - 1) / s + 1);
-    let grid = Grid { rows: rows + top, width: columns + left };
-    let channels = geo.c.next_multiple_of(kernels.block);
-    let together = (CACHE / ((geo.o + geo.c) * grid.size())).clamp(1, geo.n.div_ceil(8).max(1));
-    let (pitch, out_pitch) = (grid.pitch(together, top * grid.width + left), grid.pitch(together, 0));
-    let residues: Vec<Residue> = (0..s * s)
-        .map(|i| {
-            let (row, column) = (i / s, i % s);
-            let reaching = |k: usize, r: usize| (0..k).filter(move |k| k % s == r);
-            let mut taps = Vec::new();
-            for ky in reaching(geo.kh, row) {
-                taps.extend(reaching(geo.kw, column).map(|kx| (ky, kx)));
-            }
-            let place =
-                |o: usize, (ky, kx): (usize, usize)| o * pitch + (top - ky / s) * grid.width + left - kx / s;
-            let offsets = (0..geo.o).flat_map(|o| taps.iter().map(move |tap| place(o, *tap))).collect();
-            let at = |c: usize, i: usize| {
-                let (o, (ky, kx)) = (i / taps.len(), taps[i % taps.len()]);
-                w[((o * geo.c + c) * geo.kh + ky) * geo.kw + kx]
-            };
-            Residue { row, column, offsets, w: pack(geo.c, geo.o * taps.len(), kernels.block, at) }
+        parallel::build(geo.n * size, |out| {
+            parallel::for_each(geo.n.div_ceil(together), |i| unit(i, out))
         })
-        .collect();
-    let source = Source { data: dy, planes: geo.o, h: geo.oh, w: geo.ow };
-    let size = geo.c * geo.h * geo.w;
-    let unit = |i: usize, out: &Output| {
-        let first = i * together;
-        let images = together.min(geo.n - first);
-        parallel::scratch(geo.o * pitch + 16, channels * out_pitch + 16, |copies, sums| {
-            let (copies, sums) = (aligned(copies), aligned(sums));
-            pad(source, (first, images), grid, (top, left), copies, pitch);
-            for residue in &residues {
-                if residue.offsets.is_empty() {
-                    sums.fill(0.0);
-                } else {
-                    let pixels = images * grid.size();
-                    products(kernels, &residue.w, &residue.offsets, copies, pixels, (sums, out_pitch));
-                }
-                // SAFETY: these images belong to this unit alone.
-                let target = unsafe { out.slice(first * size, images * size) };
-                for (plane, dx) in target.chunks_exact_mut(geo.h * geo.w).enumerate() {
-                    let (image, c) = (plane / geo.c, plane % geo.c);
-                    let sums = &sums[c * out_pitch + image * grid.size()..][..grid.size()];
-                    for (y, line) in dx.chunks_exact_mut(geo.w).enumerate() {
-                        if (y + geo.pad_h) % s != residue.row {
-                            continue;
-                        }
-                        let sums = &sums[(y + geo.pad_h) / s * grid.width..][..grid.width];
-                        let x0 = (residue.column + s - geo.pad_w % s) % s;
-                        let places = line.iter_mut().skip(x0).step_by(s);
-                        for (t, v) in places.zip(&sums[(x0 + geo.pad_w) / s..]) {
-                            t.write(*v);
-                        }
-                    }
-                }
-            }
-        });
-    };
-    // SAFETY: the units cover all images, the residues all their pixels.
-    unsafe {
-        parallel::build(geo.n * size, |out| parallel::for_each(geo.n.div_ceil(together), |i| unit(i, out)))
     }
+}
+
+/// Input gradient `[N, C, H, W]` from the output gradient `[N, O, OH, OW]`; nothing for strided windows.
+pub(super) fn backward_data(kernels: &Kernels, geo: &Geometry, dy: &[f32], w: &[f32]) -> Option<Vec<f32>> {
+    let transposed = geo.transposed()?;
+    let taps = geo.kh * geo.kw;
+    // Output channels become input channels, and the windows are turned about.
+    let at = |c: usize, tap: usize| w[(tap / taps * geo.c + c) * taps + taps - 1 - tap % taps];
+    let w = pack(geo.c, geo.o * taps, kernels.block, at);
+    Some(forward_packed(kernels, &transposed, dy, &w))
 }
 
 /// Weight gradient `[O, C, kh, kw]`. Images are cut into groups by shape alone, each group is summed on its own, and the
@@ -301,8 +223,9 @@ pub(super) fn backward_weight(kernels: &Kernels, geo: &Geometry, x: &[f32], dy: 
         });
     };
     // SAFETY: every part clears its sums before it adds to them.
-    let sums =
-        unsafe { parallel::build(parts * size, |out| parallel::for_each(parts, |part| partial(part, out))) };
+    let sums = unsafe {
+        parallel::build(parts * size, |out| parallel::for_each(parts, |part| partial(part, out)))
+    };
     let mut dw = vec![0.0; geo.o * depth];
     for (o, dw) in dw.chunks_exact_mut(depth).enumerate() {
         let (first, row) = (o / block * groups * tile, o % block);

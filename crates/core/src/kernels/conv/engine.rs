@@ -19,10 +19,8 @@ pub(super) fn forward(geo: &Geometry, x: &[f32], w: &[f32]) -> Vec<f32> {
 
 /// Input gradient `[N, C, H, W]` from the output gradient `[N, O, OH, OW]`.
 pub(super) fn backward_data(geo: &Geometry, dy: &[f32], w: &[f32]) -> Vec<f32> {
-    match tiles(geo) {
-        Some(kernels) => direct::backward_data(kernels, geo, dy, w),
-        None => im2col::backward_data(geo, dy, w),
-    }
+    let dx = tiles(geo).and_then(|kernels| direct::backward_data(kernels, geo, dy, w));
+    dx.unwrap_or_else(|| im2col::backward_data(geo, dy, w))
 }
 
 /// Weight gradient `[O, C/g, kh, kw]`.

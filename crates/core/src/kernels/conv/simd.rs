@@ -6,6 +6,9 @@
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
+/// Elements of the widest vector.
+const WIDEST: usize = 16;
+
 /// A vector of `N` consecutive elements. Methods are inlined into functions that enable the instructions they need.
 trait Lanes: Copy {
     const N: usize;
@@ -34,8 +37,8 @@ pub(super) struct Kernels {
     pub block: usize,
     /// Offsets of a [`TapTile`].
     pub taps: usize,
-    /// Tiles of 1, 2 and 3 vectors.
-    pub pixels: [PixelTile; 3],
+    /// Tiles of 1, 2, ... vectors.
+    pub pixels: &'static [PixelTile],
     pub tap: TapTile,
 }
 
@@ -101,17 +104,24 @@ unsafe fn tap_tile<L: Lanes, const B: usize, const T: usize>(
                 }
             }
         }
-        for (t, sums) in sums.iter().enumerate() {
-            for (b, sum) in sums.iter().enumerate() {
-                *out.add(t * B + b) += sum.sum();
+        // By way of memory: taken from the accumulators directly, the horizontal sums made the compiler keep some of
+        // them in memory throughout the loop.
+        let mut stored = [[[0.0f32; WIDEST]; B]; T];
+        for (stored, sums) in stored.iter_mut().zip(sums) {
+            for (stored, sum) in stored.iter_mut().zip(sums) {
+                sum.store(stored.as_mut_ptr());
             }
+        }
+        let stored = std::hint::black_box(&stored);
+        for (i, stored) in stored.iter().flatten().enumerate() {
+            *out.add(i) += L::load(stored.as_ptr()).sum();
         }
     }
 }
 
 /// Instantiates the tiles of one vector type as functions with the given features.
 macro_rules! kernels {
-    ($name:ident, $lanes:ty, $block:literal, $taps:literal $(, $feature:literal)?) => {
+    ($name:ident, $lanes:ty, $block:literal, $taps:literal, [$($v:literal),+] $(, $feature:literal)?) => {
         pub(super) mod $name {
             use super::*;
 
@@ -146,18 +156,18 @@ macro_rules! kernels {
                 lanes: <$lanes as Lanes>::N,
                 block: $block,
                 taps: $taps,
-                pixels: [pixels::<1>, pixels::<2>, pixels::<3>],
+                pixels: &[$(pixels::<$v>),+],
                 tap,
             };
         }
     };
 }
 
-kernels!(portable, [f32; 4], 4, 2);
+kernels!(portable, [f32; 4], 4, 2, [1, 2]);
 #[cfg(target_arch = "x86_64")]
-kernels!(avx2, __m256, 4, 3, "avx2,fma");
+kernels!(avx2, __m256, 6, 2, [1, 2], "avx2,fma");
 #[cfg(target_arch = "x86_64")]
-kernels!(avx512, __m512, 8, 3, "avx512f");
+kernels!(avx512, __m512, 8, 3, [1, 2, 3], "avx512f");
 
 impl Lanes for [f32; 4] {
     const N: usize = 4;
