@@ -26,6 +26,11 @@ pub fn presets(method: &str) -> Result<&'static [(&'static str, &'static str)]> 
     }
 }
 
+/// The paper's linear top-1 on ImageNet for the preset of tier `paper`, in percent.
+pub fn published(method: &str) -> Option<f64> {
+    (method == "simclr").then_some(contrastive_simclr::recipe::IMAGENET_LINEAR_100_EPOCHS)
+}
+
 fn unknown<T>(method: &str) -> Result<T> {
     bail!("no method `{method}`; known: {}", NAMES.join(", "))
 }

@@ -262,7 +262,7 @@ impl Session<'_> {
         let mut probe = ProbeMonitor::new(self.train.classes(), plan.seed());
         let mut curve = Curve {
             protocol: Protocol::KnnK200T01V1,
-            every: (plan.epochs() / 5).max(1),
+            every: (plan.epochs() / 4).max(1),
             extract: Box::new(|method: &dyn Method| self.features(plan.eval(), |x| method.features(x))),
         };
         let observers: Vec<&mut dyn Observer> = vec![&mut bar, &mut probe, &mut curve];
@@ -312,7 +312,7 @@ impl Session<'_> {
                     metric: metric.name,
                     unit: "%".into(),
                     value: Some((value * 100.0).round() / 100.0),
-                    paper: None,
+                    paper: self.paper(table, method, *protocol),
                     seed: plan.seed(),
                     seconds: seconds.round(),
                     config_hash: plan.hash()?,
@@ -324,6 +324,12 @@ impl Session<'_> {
             }
         }
         Ok(())
+    }
+
+    /// What the paper says, where this call runs the paper's own setting.
+    fn paper(&self, table: &str, method: &str, protocol: Protocol) -> Option<f64> {
+        let own = self.arguments.tier == Tier::Paper && method == table && protocol == Protocol::LinearSgdV1;
+        own.then(|| crate::methods::published(method)).flatten()
     }
 
     /// Loss and kNN curves of the trained methods.
@@ -379,18 +385,24 @@ impl Metrics {
 fn document(tier: Tier, methods: &[&str], rows: &[Row]) -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     for method in methods {
-        let table = results::markdown(rows, method);
         let page = root.join("docs/methods").join(format!("{method}.md"));
-        results::splice(&page, &format!("{method}-{}", tier.name()), &table)?;
-        results::splice(&root.join("docs/results.md"), tier.name(), &table)?;
-        if tier == Tier::Smoke {
-            results::splice(&root.join("README.md"), tier.name(), &table)?;
-        }
+        results::splice(&page, &format!("{method}-{}", tier.name()), &results::markdown(rows, method))?;
         let figures = root.join("docs/figures");
-        std::fs::create_dir_all(&figures)?;
+        std::fs::create_dir_all(&figures).with_context(|| figures.display().to_string())?;
         let from = Path::new("results").join(tier.name()).join(format!("{method}.svg"));
-        let to = figures.join(format!("{}.svg", tier.name()));
+        let to = figures.join(format!("{method}-{}.svg", tier.name()));
         std::fs::copy(&from, &to).with_context(|| from.display().to_string())?;
+    }
+    // All tables of the tier, also those of earlier calls.
+    let tables: Vec<String> = NAMES
+        .iter()
+        .filter(|m| rows.iter().any(|r| r.table == **m))
+        .map(|m| results::markdown(rows, m))
+        .collect();
+    let tables = tables.join("\n");
+    results::splice(&root.join("docs/results.md"), tier.name(), &tables)?;
+    if tier == Tier::Smoke {
+        results::splice(&root.join("README.md"), tier.name(), &tables)?;
     }
     Ok(())
 }

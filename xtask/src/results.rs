@@ -84,7 +84,7 @@ pub fn write_atomic(path: &Path, text: &str) -> Result<()> {
 }
 
 /// The Markdown table of one tier and table: a line per method, a column per protocol and metric, the mean over seeds
-/// with its spread, and the paper's number beside it where there is one.
+/// with its spread. A paper's numbers stand in a column of their own.
 pub fn markdown(rows: &[Row], table: &str) -> String {
     let rows: Vec<&Row> = rows.iter().filter(|row| row.table == table).collect();
     let mut columns: Vec<(String, String)> = Vec::new();
@@ -95,18 +95,24 @@ pub fn markdown(rows: &[Row], table: &str) -> String {
         let line = place(&mut methods, (row.method.clone(), row.dataset.clone()));
         cells.entry((line, column)).or_default().push(row);
     }
+    let published = rows.iter().any(|row| row.paper.is_some());
     let mut text = String::from("| method | data |");
     for (protocol, metric) in &columns {
         let _ = write!(text, " {protocol} {metric} |");
     }
-    text.push_str("\n| --- | --- |");
-    text.push_str(&" ---: |".repeat(columns.len()));
+    text.push_str(if published { " the paper's |\n| --- | --- |" } else { "\n| --- | --- |" });
+    text.push_str(&" ---: |".repeat(columns.len() + usize::from(published)));
     text.push('\n');
     for (line, (method, dataset)) in methods.iter().enumerate() {
         let _ = write!(text, "| {method} | {dataset} |");
         for column in 0..columns.len() {
             let cell = cells.get(&(line, column)).map(|rows| cell(rows)).unwrap_or_default();
             let _ = write!(text, " {cell} |");
+        }
+        if published {
+            let own = rows.iter().filter(|row| (&row.method, &row.dataset) == (method, dataset));
+            let number = own.filter_map(|row| row.paper).next().map(|p| format!("{p:.1}"));
+            let _ = write!(text, " {} |", number.unwrap_or_default());
         }
         text.push('\n');
     }
@@ -123,19 +129,16 @@ fn place<T: PartialEq>(items: &mut Vec<T>, item: T) -> usize {
 /// One cell: a single value, or mean and standard deviation over seeds.
 fn cell(rows: &[&Row]) -> String {
     let values: Vec<f64> = rows.iter().filter_map(|row| row.value).collect();
-    let paper =
-        rows.iter().find_map(|row| row.paper).map(|p| format!(" (paper: {p:.1})")).unwrap_or_default();
     if values.is_empty() {
-        let why = rows.iter().find_map(|row| row.missing.clone()).unwrap_or_else(|| "not run".into());
-        return format!("{why}{paper}");
+        return rows.iter().find_map(|row| row.missing.clone()).unwrap_or_else(|| "not run".into());
     }
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n;
     if values.len() == 1 {
-        return format!("{mean:.1}{paper}");
+        return format!("{mean:.1}");
     }
     let spread = (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0)).sqrt();
-    format!("{mean:.1} ± {spread:.1}{paper}")
+    format!("{mean:.1} ± {spread:.1}")
 }
 
 /// Replaces what stands between `<!-- NAME -->` and `<!-- /NAME -->` in a file.
@@ -186,7 +189,10 @@ mod tests {
         assert_eq!(rows.len(), 3);
         let table = markdown(&rows, "t");
         assert!(table.contains("| a | d | 20.0 ± 14.1 |"), "{table}");
-        assert!(table.contains("| b | d | 5.0 |"), "{table}");
+        assert!(table.contains("| b | d | 5.0 |\n"), "{table}");
+        let published = Row { paper: Some(69.3), ..row("c", 0, 1.0) };
+        let table = markdown(&[published], "t");
+        assert!(table.contains("the paper's") && table.contains("| c | d | 1.0 | 69.3 |"), "{table}");
         Ok(())
     }
 

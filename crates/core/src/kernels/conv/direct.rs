@@ -162,9 +162,7 @@ fn forward_packed(kernels: &Kernels, geo: &Geometry, x: &[f32], w: &[f32]) -> Ve
     };
     // SAFETY: the units cover all images.
     unsafe {
-        parallel::build(geo.n * size, |out| {
-            parallel::for_each(geo.n.div_ceil(together), |i| unit(i, out))
-        })
+        parallel::build(geo.n * size, |out| parallel::for_each(geo.n.div_ceil(together), |i| unit(i, out)))
     }
 }
 
@@ -223,9 +221,8 @@ pub(super) fn backward_weight(kernels: &Kernels, geo: &Geometry, x: &[f32], dy: 
         });
     };
     // SAFETY: every part clears its sums before it adds to them.
-    let sums = unsafe {
-        parallel::build(parts * size, |out| parallel::for_each(parts, |part| partial(part, out)))
-    };
+    let sums =
+        unsafe { parallel::build(parts * size, |out| parallel::for_each(parts, |part| partial(part, out))) };
     let mut dw = vec![0.0; geo.o * depth];
     for (o, dw) in dw.chunks_exact_mut(depth).enumerate() {
         let (first, row) = (o / block * groups * tile, o % block);

@@ -71,7 +71,9 @@ fn tiles_agree_with_the_twin() -> Result<()> {
     let mut cases = Vec::new();
     for (i, width) in [4, 5, 7, 8, 14, 16, 28, 32, 33].into_iter().enumerate() {
         let (c, o) = channels[i % channels.len()];
-        for (kernel, stride, padding) in [(3, 1, 1), (3, 2, 1), (1, 1, 0), (1, 2, 0), (2, 1, 0), (5, 1, 2), (3, 3, 2)] {
+        for (kernel, stride, padding) in
+            [(3, 1, 1), (3, 2, 1), (1, 1, 0), (1, 2, 0), (2, 1, 0), (5, 1, 2), (3, 3, 2)]
+        {
             if width >= kernel {
                 cases.push(([i % 5 + 1, c, width.min(9), width], [o, c, kernel, kernel], stride, padding));
             }
