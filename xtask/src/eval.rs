@@ -4,8 +4,9 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use contrastive_core::data::{Source, Split};
-use contrastive_core::eval::Protocol;
+use contrastive_core::eval::{CacheKey, FeatureCache, Features, Protocol};
 use contrastive_core::experiment::features;
+use contrastive_core::weights::{digest, load_encoder};
 
 use crate::data;
 use crate::methods::Plan;
@@ -39,24 +40,33 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     };
     let device = device(&arguments.device)?;
     let encoder = arguments.run.join("encoder.safetensors");
-    let (tensors, manifest) = contrastive_core::weights::load_encoder(&encoder)?;
+    let (tensors, manifest) = load_encoder(&encoder)?;
     let Some(manifest) = manifest else { bail!("{}: no manifest", encoder.display()) };
     let plan = Plan::read(&manifest.method, &arguments.run.join("config.toml"))?;
     let mut method = plan.untrained(&device)?;
     method.load_backbone(&tensors, &encoder)?;
-    let (train, test) =
-        (data::source(&arguments.data, Split::Train)?, data::source(&arguments.data, Split::Test)?);
-    let name = test.name().to_string();
-    let of = |source| -> Result<_> {
-        let (features, skipped) =
-            features(|x| method.features(x), source, plan.eval(), &device, arguments.workers)?;
-        tell_skipped(&skipped);
-        Ok(features)
+    // Features stay with the run: another protocol on the same data costs no forward pass.
+    let cache = FeatureCache::new(arguments.run.join("features"));
+    let checkpoint = digest(tensors.iter().map(|(name, t)| (name.as_str(), t)))?;
+    let of = |split: Split| -> Result<Features> {
+        let source = data::source(&arguments.data, split)?;
+        let key = CacheKey {
+            checkpoint: checkpoint.clone(),
+            data: source.fingerprint(),
+            preprocessing: format!("{} {}", manifest.branch, manifest.preprocessing),
+        };
+        Ok(cache.get_or_compute(split.name(), &key, || {
+            let (features, skipped) =
+                features(|x| method.features(x), source, plan.eval(), &device, arguments.workers)?;
+            tell_skipped(&skipped);
+            Ok(features)
+        })?)
     };
-    let (train, test) = (of(train)?, of(test)?);
+    let (train, test) = (of(Split::Train)?, of(Split::Test)?);
     for protocol in protocols {
         for metric in protocol.evaluate(&train, &test)? {
-            println!("{name} {protocol} {} {:.4} {}", metric.name, metric.value, metric.unit);
+            let (name, value, unit) = (&metric.name, metric.value, &metric.unit);
+            println!("{} {protocol} {name} {value:.4} {unit}", arguments.data);
         }
     }
     Ok(())
