@@ -29,12 +29,18 @@ pub fn lines(path: &Path, panels: &[(&str, &str, &str, Vec<Curve>)]) -> Result<(
             let pad = ((high - low) * 0.05).max(1e-3);
             if low > high { 0.0..1.0 } else { low - pad..high + pad }
         };
+        let (x, y) = (range(|p| p.0), range(|p| p.1));
+        // The legend goes where the curves do not end.
+        let ends: Vec<f64> = curves.iter().filter_map(|c| c.points.last()).map(|p| p.1).collect();
+        let middle = ends.iter().sum::<f64>() / ends.len().max(1) as f64;
+        let low = middle < (y.start + y.end) / 2.0;
+        let corner = if low { SeriesLabelPosition::UpperRight } else { SeriesLabelPosition::LowerRight };
         let mut chart = ChartBuilder::on(area)
             .caption(title, ("sans-serif", 18))
             .margin(12)
             .x_label_area_size(36)
             .y_label_area_size(48)
-            .build_cartesian_2d(range(|p| p.0), range(|p| p.1))
+            .build_cartesian_2d(x, y)
             .map_err(|e| anyhow!("figure: {e}"))?;
         chart.configure_mesh().x_desc(*x_label).y_desc(*y_label).light_line_style(WHITE).draw()?;
         for (i, curve) in curves.iter().enumerate() {
