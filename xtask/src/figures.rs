@@ -52,6 +52,7 @@ pub fn lines(path: &Path, panels: &[(&str, &str, &str, Vec<Curve>)]) -> Result<(
         }
         chart
             .configure_series_labels()
+            .position(corner)
             .background_style(WHITE.mix(0.8))
             .border_style(BLACK.mix(0.3))
             .draw()?;
