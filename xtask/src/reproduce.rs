@@ -95,6 +95,7 @@ impl Tier {
 struct Session<'a> {
     arguments: &'a Arguments,
     out: PathBuf,
+    results: PathBuf,
     device: Device,
     stop: Arc<AtomicBool>,
     train: Images,
@@ -128,6 +129,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let session = Session {
         arguments,
         out: out.join(tier.name()),
+        results: path.clone(),
         device: device(&arguments.device)?,
         stop: stop_flag()?,
         train,
@@ -216,11 +218,13 @@ impl Session<'_> {
             let untrained = plan.untrained(&self.device)?;
             let (train, test) = self.features(plan.eval(), |x| untrained.features(x))?;
             self.rows(&mut rows, method, "random", &plan, 0.0, &train, &test)?;
+            curves.push(self.trained(&mut rows, method, &plan)?);
+            // What is measured stays measured if the rest is interrupted.
+            results::merge(&self.results, rows.clone())?;
             if i == 0 {
                 let supervised = plan.supervised(self.train.classes());
                 curves.push(self.trained(&mut rows, method, &supervised)?);
             }
-            curves.push(self.trained(&mut rows, method, &plan)?);
         }
         self.figure(method, &curves)?;
         Ok(rows)
