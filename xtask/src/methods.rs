@@ -1,4 +1,5 @@
-//! The methods that can be run by name. A new method is one line in [`Plan::new`] and one in [`NAMES`].
+//! The methods that can be run by name. A new method has a place in [`NAMES`], [`presets`], [`published`],
+//! [`Plan::new`] and [`Plan::read`], and nowhere else in this program.
 
 use std::path::Path;
 
@@ -9,7 +10,6 @@ use contrastive_core::experiment::{MethodConfig, RunConfig, RunOptions, fit};
 use contrastive_core::nn::ResNetConfig;
 use contrastive_core::train::config::{layered, read, to_toml_string};
 use contrastive_core::train::{Method, Outcome};
-
 use contrastive_simclr::SimClrConfig;
 
 use crate::baseline::SupervisedConfig;

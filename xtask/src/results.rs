@@ -66,7 +66,11 @@ pub fn read(path: &Path) -> Result<Vec<Row>> {
 /// Adds rows to those of earlier runs, replacing rows of the same place, and writes the file.
 pub fn merge(path: &Path, new: Vec<Row>) -> Result<Vec<Row>> {
     let mut rows = read(path)?;
-    rows.retain(|old| !new.iter().any(|row| row.place() == old.place()));
+    // A row that said why it is missing goes as soon as its method is measured (or is missing for another reason).
+    let settled = |old: &Row| {
+        old.missing.is_some() && new.iter().any(|row| (&row.table, &row.method) == (&old.table, &old.method))
+    };
+    rows.retain(|old| !settled(old) && !new.iter().any(|row| row.place() == old.place()));
     rows.extend(new);
     let text = serde_json::to_string_pretty(&rows)? + "\n";
     write_atomic(path, &text)?;
@@ -187,6 +191,11 @@ mod tests {
         merge(&path, vec![row("a", 0, 10.0), row("a", 1, 20.0)])?;
         let rows = merge(&path, vec![row("a", 1, 30.0), row("b", 0, 5.0)])?;
         assert_eq!(rows.len(), 3);
+        let absent =
+            Row { value: None, missing: Some("no data".into()), dataset: "e".into(), ..row("c", 0, 0.0) };
+        assert_eq!(merge(&path, vec![absent])?.len(), 4);
+        let measured = merge(&path, vec![row("c", 0, 1.0)])?;
+        assert!(measured.len() == 4 && measured.iter().all(|row| row.missing.is_none()));
         let table = markdown(&rows, "t");
         assert!(table.contains("| a | d | 20.0 ± 14.1 |"), "{table}");
         assert!(table.contains("| b | d | 5.0 |\n"), "{table}");

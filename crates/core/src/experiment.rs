@@ -166,8 +166,8 @@ impl RunOptions<'_> {
     }
 }
 
-/// Trains to the end, or until the stop flag is raised, and gives back the trained method. The run directory holds
-/// settings, logs, checkpoints and, at the end, `encoder.safetensors`.
+/// Trains `method` to the end, or until the stop flag is raised. The run directory holds settings, logs, checkpoints
+/// and, at the end, `encoder.safetensors`.
 ///
 /// `method` must come from `config.method.build(config.train.seed, ..)`, `batches` from `config.augment` and
 /// `config.train`. The collapse instruments watch every run.
