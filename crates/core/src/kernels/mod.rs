@@ -11,8 +11,12 @@
 mod activation;
 mod batch_norm;
 mod conv;
+#[allow(dead_code)]
+mod memory;
 mod parallel;
 mod pool;
+#[allow(dead_code, unused_imports, unused_macros)]
+mod simd;
 mod storage;
 
 pub use activation::relu;

@@ -64,6 +64,45 @@ pub(crate) unsafe fn build(len: usize, fill: impl FnOnce(&Output)) -> Vec<f32> {
     out
 }
 
+/// A slice that several threads write at disjoint places.
+pub(crate) struct Disjoint<'a> {
+    start: *mut f32,
+    len: usize,
+    lives: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: the pointer is only used through the unsafe methods below, whose callers promise disjoint places.
+unsafe impl Sync for Disjoint<'_> {}
+// SAFETY: as above; it stands for an exclusive borrow.
+unsafe impl Send for Disjoint<'_> {}
+
+impl<'a> Disjoint<'a> {
+    pub(crate) fn new(slice: &'a mut [f32]) -> Self {
+        Self { start: slice.as_mut_ptr(), len: slice.len(), lives: PhantomData }
+    }
+
+    /// The elements `start..start + len`.
+    ///
+    /// # Safety
+    /// No other slice or pointer to these elements is in use.
+    #[allow(clippy::mut_from_ref)]
+    pub(crate) unsafe fn slice(&self, start: usize, len: usize) -> &mut [f32] {
+        assert!(start + len <= self.len, "kernel output: {start} + {len} > {}", self.len);
+        // SAFETY: in bounds by the assertion, exclusive by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(start), len) }
+    }
+
+    /// A pointer to element `start` for a routine that writes strided rows no further than `start + len`.
+    ///
+    /// # Safety
+    /// The routine writes only elements that nobody else uses meanwhile.
+    pub(crate) unsafe fn pointer(&self, start: usize, len: usize) -> *mut f32 {
+        assert!(start + len <= self.len, "kernel output: {start} + {len} > {}", self.len);
+        // SAFETY: in bounds by the assertion.
+        unsafe { self.start.add(start) }
+    }
+}
+
 thread_local! {
     static SCRATCH: Cell<[Vec<f32>; 2]> = const { Cell::new([Vec::new(), Vec::new()]) };
 }

@@ -9,6 +9,8 @@ mod engine;
 mod geometry;
 mod im2col;
 mod planes;
+#[allow(dead_code)]
+mod shape;
 mod simd;
 #[cfg(test)]
 mod tests;

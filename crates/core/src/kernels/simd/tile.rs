@@ -1,0 +1,261 @@
+//! The product kernel: a few rows of A times a panel of B, kept in registers over the whole depth.
+//!
+//! A is read by broadcast wherever it lies (any distance between rows and between steps of the depth, so that it may
+//! be stored transposed), B by vectors of consecutive columns, C is written or added to at the end. Operands are never
+//! copied here; callers pack B into panels of [`PANEL`] columns so that it is read straight through.
+
+use super::Level;
+
+/// Columns of a full panel.
+pub(crate) const PANEL: usize = 32;
+/// Most rows of one tile.
+pub(crate) const TILE_ROWS: usize = 12;
+
+/// One product `C[rows, columns] (+)= A[rows, depth] B[depth, columns]` with `columns` 16 or 32.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tile {
+    /// First element of A; element `(r, k)` lies at `r * a_row + k * a_step`.
+    pub a: *const f32,
+    pub a_row: usize,
+    pub a_step: usize,
+    /// First element of B; row `k` lies at `k * b_step`, its columns side by side.
+    pub b: *const f32,
+    pub b_step: usize,
+    /// First element of C; row `r` lies at `r * c_row`.
+    pub c: *mut f32,
+    pub c_row: usize,
+    pub depth: usize,
+    /// Whether the product is added to what C holds.
+    pub add: bool,
+}
+
+type TileFn = unsafe fn(&Tile);
+
+/// The kernels of one level for panels of one width.
+#[derive(Clone, Copy)]
+pub(crate) struct Panel {
+    by_rows: &'static [TileFn; TILE_ROWS],
+}
+
+impl Panel {
+    /// Kernels for `columns` (16 or 32) at `level`.
+    pub(crate) fn new(level: Level, columns: usize) -> Self {
+        debug_assert!(columns == 16 || columns == 32);
+        let wide = columns == PANEL;
+        let by_rows = match level {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 if wide => &avx512::WIDE,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => &avx512::NARROW,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 if wide => &avx2::WIDE,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => &avx2::NARROW,
+            Level::Portable if wide => &portable::WIDE,
+            Level::Portable => &portable::NARROW,
+        };
+        Self { by_rows }
+    }
+
+    /// The product of any number of rows: `tile` with more rows, cut into even tiles.
+    ///
+    /// # Safety
+    /// All elements of A, B and C that the extents of `tile` and `rows` name are readable (C: writable, and touched by
+    /// nobody else during the call).
+    #[inline]
+    pub(crate) unsafe fn run(&self, rows: usize, tile: &Tile) {
+        if rows == 0 {
+            return;
+        }
+        let tiles = rows.div_ceil(TILE_ROWS);
+        let (each, more) = (rows / tiles, rows % tiles);
+        let mut tile = *tile;
+        for i in 0..tiles {
+            let height = each + usize::from(i < more);
+            // SAFETY: the caller's promise, for a part of the rows. `height` is in 1..=TILE_ROWS.
+            unsafe {
+                (self.by_rows[height - 1])(&tile);
+                tile.a = tile.a.add(height * tile.a_row);
+                tile.c = tile.c.add(height * tile.c_row);
+            }
+        }
+    }
+}
+
+macro_rules! by_rows {
+    ($f:ident, $width:expr) => {
+        [
+            $f::<1, $width>, $f::<2, $width>, $f::<3, $width>, $f::<4, $width>,
+            $f::<5, $width>, $f::<6, $width>, $f::<7, $width>, $f::<8, $width>,
+            $f::<9, $width>, $f::<10, $width>, $f::<11, $width>, $f::<12, $width>,
+        ]
+    };
+}
+
+mod portable {
+    use super::{TILE_ROWS, Tile, TileFn};
+
+    pub(super) static WIDE: [TileFn; TILE_ROWS] = by_rows!(tile, 2);
+    pub(super) static NARROW: [TileFn; TILE_ROWS] = by_rows!(tile, 1);
+
+    /// `ROWS` rows of `16 * VECTORS` columns, four rows of eight columns at a time: what 16 registers of four lanes hold.
+    unsafe fn tile<const ROWS: usize, const VECTORS: usize>(t: &Tile) {
+        let mut row = 0;
+        while row < ROWS {
+            for column in (0..VECTORS * 16).step_by(8) {
+                // SAFETY: a part of the rows and columns that the caller of the tile promises.
+                unsafe {
+                    let part = Tile {
+                        a: t.a.add(row * t.a_row),
+                        b: t.b.add(column),
+                        c: t.c.add(row * t.c_row + column),
+                        ..*t
+                    };
+                    match ROWS - row {
+                        1 => block::<1>(&part),
+                        2 => block::<2>(&part),
+                        3 => block::<3>(&part),
+                        _ => block::<4>(&part),
+                    }
+                }
+            }
+            row += 4;
+        }
+    }
+
+    unsafe fn block<const ROWS: usize>(t: &Tile) {
+        let mut sums = [[0f32; 8]; ROWS];
+        for k in 0..t.depth {
+            // SAFETY: by the promise of the tile's caller.
+            let b = unsafe { t.b.add(k * t.b_step).cast::<[f32; 8]>().read_unaligned() };
+            for (r, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: as above.
+                let a = unsafe { *t.a.add(r * t.a_row + k * t.a_step) };
+                for (sum, b) in sum.iter_mut().zip(b) {
+                    *sum += a * b;
+                }
+            }
+        }
+        for (r, mut sum) in sums.into_iter().enumerate() {
+            // SAFETY: as above.
+            unsafe {
+                let c = t.c.add(r * t.c_row).cast::<[f32; 8]>();
+                if t.add {
+                    for (sum, c) in sum.iter_mut().zip(c.read_unaligned()) {
+                        *sum += c;
+                    }
+                }
+                c.write_unaligned(sum);
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx2 {
+    use std::arch::x86_64::*;
+
+    use super::{TILE_ROWS, Tile, TileFn};
+
+    pub(super) static WIDE: [TileFn; TILE_ROWS] = by_rows!(tile, 2);
+    pub(super) static NARROW: [TileFn; TILE_ROWS] = by_rows!(tile, 1);
+
+    /// `ROWS` rows of `16 * VECTORS` columns, six rows of 16 columns at a time: 12 sums in 16 registers.
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn tile<const ROWS: usize, const VECTORS: usize>(t: &Tile) {
+        let mut row = 0;
+        while row < ROWS {
+            for column in (0..VECTORS * 16).step_by(16) {
+                // SAFETY: a part of the rows and columns that the caller of the tile promises.
+                unsafe {
+                    let part = Tile {
+                        a: t.a.add(row * t.a_row),
+                        b: t.b.add(column),
+                        c: t.c.add(row * t.c_row + column),
+                        ..*t
+                    };
+                    match ROWS - row {
+                        1 => block::<1>(&part),
+                        2 => block::<2>(&part),
+                        3 => block::<3>(&part),
+                        4 => block::<4>(&part),
+                        5 => block::<5>(&part),
+                        _ => block::<6>(&part),
+                    }
+                }
+            }
+            row += 6;
+        }
+    }
+
+    #[inline(never)]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn block<const ROWS: usize>(t: &Tile) {
+        // SAFETY: by the promise of the tile's caller.
+        unsafe {
+            let mut sums = [[_mm256_setzero_ps(); 2]; ROWS];
+            let (mut a, mut b) = (t.a, t.b);
+            for _ in 0..t.depth {
+                let columns = [_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8))];
+                for r in 0..ROWS {
+                    let value = _mm256_broadcast_ss(&*a.add(r * t.a_row));
+                    for v in 0..2 {
+                        sums[r][v] = _mm256_fmadd_ps(value, columns[v], sums[r][v]);
+                    }
+                }
+                a = a.wrapping_add(t.a_step);
+                b = b.wrapping_add(t.b_step);
+            }
+            for r in 0..ROWS {
+                for v in 0..2 {
+                    let c = t.c.add(r * t.c_row + v * 8);
+                    let sum = if t.add { _mm256_add_ps(_mm256_loadu_ps(c), sums[r][v]) } else { sums[r][v] };
+                    _mm256_storeu_ps(c, sum);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    use std::arch::x86_64::*;
+
+    use super::{TILE_ROWS, Tile, TileFn};
+
+    pub(super) static WIDE: [TileFn; TILE_ROWS] = by_rows!(tile, 2);
+    pub(super) static NARROW: [TileFn; TILE_ROWS] = by_rows!(tile, 1);
+
+    /// `ROWS` rows of `16 * VECTORS` columns: at most 24 sums in 32 registers. Never inlined: inside a larger loop the
+    /// sums would spill.
+    #[inline(never)]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn tile<const ROWS: usize, const VECTORS: usize>(t: &Tile) {
+        // SAFETY: by the promise of the tile's caller.
+        unsafe {
+            let mut sums = [[_mm512_setzero_ps(); VECTORS]; ROWS];
+            let (mut a, mut b) = (t.a, t.b);
+            for _ in 0..t.depth {
+                let mut columns = [_mm512_setzero_ps(); VECTORS];
+                for v in 0..VECTORS {
+                    columns[v] = _mm512_loadu_ps(b.add(v * 16));
+                }
+                for r in 0..ROWS {
+                    let value = _mm512_set1_ps(*a.add(r * t.a_row));
+                    for v in 0..VECTORS {
+                        sums[r][v] = _mm512_fmadd_ps(value, columns[v], sums[r][v]);
+                    }
+                }
+                a = a.wrapping_add(t.a_step);
+                b = b.wrapping_add(t.b_step);
+            }
+            for r in 0..ROWS {
+                for v in 0..VECTORS {
+                    let c = t.c.add(r * t.c_row + v * 16);
+                    let sum = if t.add { _mm512_add_ps(_mm512_loadu_ps(c), sums[r][v]) } else { sums[r][v] };
+                    _mm512_storeu_ps(c, sum);
+                }
+            }
+        }
+    }
+}
