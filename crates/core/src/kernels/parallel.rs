@@ -8,6 +8,8 @@ use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
+use super::memory::Buffer;
+
 /// Runs `f` for every unit of `0..units`. A single unit stays on the calling thread.
 pub(crate) fn for_each(units: usize, f: impl Fn(usize) + Send + Sync) {
     if units <= 1 {
@@ -104,19 +106,16 @@ impl<'a> Disjoint<'a> {
 }
 
 thread_local! {
-    static SCRATCH: Cell<[Vec<f32>; 2]> = const { Cell::new([Vec::new(), Vec::new()]) };
+    static SCRATCH: Cell<[Option<Buffer>; 2]> = const { Cell::new([None, None]) };
 }
 
-/// Calls `f` with two buffers of at least the given lengths and unknown content, kept by the thread for the next call.
+/// Calls `f` with two buffers of the given lengths and unknown content, aligned to 64 bytes and kept by the thread for
+/// the next call.
 pub(crate) fn scratch<T>(first: usize, second: usize, f: impl FnOnce(&mut [f32], &mut [f32]) -> T) -> T {
-    let [mut a, mut b] = SCRATCH.take();
-    if a.len() < first {
-        a.resize(first, 0.0);
-    }
-    if b.len() < second {
-        b.resize(second, 0.0);
-    }
+    let grown = |kept: Option<Buffer>, len| kept.filter(|b| b.len() >= len).unwrap_or_else(|| Buffer::new(len));
+    let [a, b] = SCRATCH.take();
+    let (mut a, mut b) = (grown(a, first), grown(b, second));
     let result = f(&mut a[..first], &mut b[..second]);
-    SCRATCH.set([a, b]);
+    SCRATCH.set([Some(a), Some(b)]);
     result
 }

@@ -6,7 +6,7 @@
 
 mod tile;
 
-pub(crate) use tile::{Panel, PANEL, TILE_ROWS, Tile};
+pub(crate) use tile::{PANEL, Panel, TILE_ROWS, Tile};
 
 use std::sync::OnceLock;
 

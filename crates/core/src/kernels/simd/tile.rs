@@ -85,9 +85,18 @@ impl Panel {
 macro_rules! by_rows {
     ($f:ident, $width:expr) => {
         [
-            $f::<1, $width>, $f::<2, $width>, $f::<3, $width>, $f::<4, $width>,
-            $f::<5, $width>, $f::<6, $width>, $f::<7, $width>, $f::<8, $width>,
-            $f::<9, $width>, $f::<10, $width>, $f::<11, $width>, $f::<12, $width>,
+            $f::<1, $width>,
+            $f::<2, $width>,
+            $f::<3, $width>,
+            $f::<4, $width>,
+            $f::<5, $width>,
+            $f::<6, $width>,
+            $f::<7, $width>,
+            $f::<8, $width>,
+            $f::<9, $width>,
+            $f::<10, $width>,
+            $f::<11, $width>,
+            $f::<12, $width>,
         ]
     };
 }
@@ -152,6 +161,8 @@ mod portable {
 }
 
 #[cfg(target_arch = "x86_64")]
+// Counted loops over fixed arrays are what the compiler turns into registers.
+#[allow(clippy::needless_range_loop)]
 mod avx2 {
     use std::arch::x86_64::*;
 
@@ -218,6 +229,7 @@ mod avx2 {
 }
 
 #[cfg(target_arch = "x86_64")]
+#[allow(clippy::needless_range_loop)]
 mod avx512 {
     use std::arch::x86_64::*;
 
