@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use toml::de::DeTable;
 
+use crate::kernels::Precision;
 use crate::{Error, Result};
 
 /// The settings of the training loop itself.
@@ -30,6 +31,8 @@ pub struct TrainConfig {
     pub log_every_steps: u64,
     /// Gradients with a larger l2 norm than this (over all parameters) are scaled down to it.
     pub grad_clip: Option<f64>,
+    /// How operations on the CPU round.
+    pub precision: Precision,
 }
 
 impl Default for TrainConfig {
@@ -43,6 +46,7 @@ impl Default for TrainConfig {
             keep_checkpoints: 2,
             log_every_steps: 10,
             grad_clip: None,
+            precision: Precision::F32,
         }
     }
 }
