@@ -7,9 +7,11 @@ mod data;
 mod eval;
 mod figures;
 mod methods;
+mod peers;
 mod progress;
 mod reproduce;
 mod results;
+mod tables;
 mod train;
 
 use clap::{Parser, Subcommand};

@@ -1,81 +1,12 @@
 //! The program as a person meets it: what it prints, and what it says to bad input.
 
+mod common;
+
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
 use anyhow::Result;
-
-fn xtask(arguments: &[&str]) -> Result<Output> {
-    // Not the runner's own home: the Hub cache must not decide what a test sees.
-    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
-    Ok(command.args(arguments).env("HF_HUB_OFFLINE", "1").output()?)
-}
-
-/// The call fails with one line on standard error that holds all `words`.
-#[track_caller]
-fn refuses(arguments: &[&str], words: &[&str]) -> Result<()> {
-    let output = xtask(arguments)?;
-    let text = String::from_utf8_lossy(&output.stderr);
-    let errors: Vec<&str> = text.lines().filter(|line| line.starts_with("error: ")).collect();
-    assert!(!output.status.success(), "{arguments:?} succeeded: {text}");
-    assert_eq!(errors.len(), 1, "{arguments:?}: {text}");
-    assert!(!text.contains("panicked"), "{text}");
-    for word in words {
-        assert!(errors[0].contains(word), "{arguments:?}: `{word}` is not in `{}`", errors[0]);
-    }
-    Ok(())
-}
-
-/// A folder of noisy PNGs.
-fn pictures(folder: &Path, names: &[&str]) -> Result<()> {
-    for (i, name) in names.iter().enumerate() {
-        let path = folder.join(name);
-        std::fs::create_dir_all(path.parent().unwrap_or(folder))?;
-        let picture = image::RgbImage::from_fn(40, 36, |x, y| {
-            let v = (x * 7 + y * 13 + (i as u32) * 31) % 251;
-            image::Rgb([v as u8, (v * 3 % 256) as u8, (255 - v) as u8])
-        });
-        picture.save(path)?;
-    }
-    Ok(())
-}
-
-struct Place {
-    _folder: tempfile::TempDir,
-    root: PathBuf,
-}
-
-impl Place {
-    fn new() -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        Ok(Self { root: folder.path().to_path_buf(), _folder: folder })
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.root.join(name).to_string_lossy().into_owned()
-    }
-}
-
-/// A run of seconds: few channels, one epoch.
-const TINY: [&str; 10] = [
-    "--preset",
-    "smoke",
-    "--set",
-    "train.epochs=1",
-    "--set",
-    "train.batch_size=4",
-    "--set",
-    "method.backbone.base_width=4",
-    "--set",
-    "method.head.hidden=16",
-];
-
-fn train<'a>(data: &'a str, run: &'a str, more: &[&'a str]) -> Vec<&'a str> {
-    let mut arguments = vec!["train", "simclr", "--data", data, "--run", run];
-    arguments.extend(TINY);
-    arguments.extend(more);
-    arguments
-}
+use common::{Place, pictures, refuses, train, xtask};
 
 #[test]
 fn settings_are_checked_by_name() -> Result<()> {
@@ -147,11 +78,16 @@ fn damaged_pictures_are_skipped_and_named() -> Result<()> {
     let deep =
         image::ImageBuffer::<image::Luma<u16>, _>::from_fn(8, 8, |x, y| image::Luma([(x * y * 900) as u16]));
     deep.save(place.path("data/deep.png"))?;
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/core/tests/fixtures/data/decode");
+    std::fs::copy(fixtures.join("palette.png"), place.path("data/palette.png"))?;
     let output = xtask(&train(&data, &run, &[]))?;
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}");
     assert!(text.contains("zero.png") && text.contains("cut.png"), "{text}");
-    assert!(!text.contains("dot.png") && !text.contains("deep.png"), "{text}");
+    assert!(text.contains("2 samples skipped"), "{text}");
+    for good in ["dot.png", "deep.png", "palette.png"] {
+        assert!(!text.contains(good), "{text}");
+    }
     assert!(Path::new(&place.path("run/encoder.safetensors")).is_file());
     Ok(())
 }
