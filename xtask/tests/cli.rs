@@ -18,6 +18,7 @@ fn settings_are_checked_by_name() -> Result<()> {
         ("method.temperature=0", vec!["method.temperature"]),
         ("optim.lr=-1", vec!["optim.lr"]),
         ("train.epochs=many", vec!["train.epochs"]),
+        ("train.epochs=9223372036854775807", vec!["train.epochs"]),
         ("method.backbone.depth=17", vec!["method.backbone.depth"]),
     ];
     for (set, words) in cases {
@@ -30,6 +31,8 @@ fn settings_are_checked_by_name() -> Result<()> {
     let file = place.path("settings.toml");
     std::fs::write(&file, "[train]\nepochs = 1\nbatchsize = 2\n")?;
     refuses(&train(&data, &run, &["--config", &file]), &["settings.toml", "train.batchsize"])?;
+    refuses(&train(&data, &run, &["--device", "gpu"]), &["`gpu`", "cuda:N"])?;
+    refuses(&train(&data, &run, &["--device", "cuda:x"]), &["`cuda:x`"])?;
     refuses(&["train", "nonsense", "--print-config", "smoke"], &["nonsense", "simclr"])?;
     refuses(&["train", "simclr", "--print-config", "nonsense"], &["nonsense", "imagenet"])?;
     assert!(!Path::new(&run).exists(), "a refused run left something behind");
@@ -84,7 +87,7 @@ fn damaged_pictures_are_skipped_and_named() -> Result<()> {
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}");
     assert!(text.contains("zero.png") && text.contains("cut.png"), "{text}");
-    assert!(text.contains("2 samples skipped"), "{text}");
+    assert!(text.contains("(2 so far)") && !text.contains("(3 so far)"), "{text}");
     for good in ["dot.png", "deep.png", "palette.png"] {
         assert!(!text.contains(good), "{text}");
     }
@@ -109,6 +112,20 @@ fn runs_do_not_overwrite_each_other() -> Result<()> {
     // A finished run resumed has nothing to do.
     assert!(xtask(&train(&data, &run, &["--resume"]))?.status.success());
     assert!(std::fs::read(&encoder)? == bytes);
+
+    // Photographs of any size, with the preset that a person gets who names none.
+    let (photos, own) = (place.path("photos"), place.path("own"));
+    pictures(Path::new(&photos), &["train/a/1.png", "train/b/2.png", "test/a/3.png", "test/b/4.png"])?;
+    image::RgbImage::from_fn(50, 70, |x, y| image::Rgb([x as u8, y as u8, 9]))
+        .save(place.path("photos/train/a/5.png"))?;
+    let thin = ["train.epochs=1", "train.batch_size=2", "method.backbone.base_width=4"];
+    let thin = thin.iter().flat_map(|set| ["--set", set]);
+    let call: Vec<&str> =
+        ["train", "simclr", "--data", &photos, "--run", &own].into_iter().chain(thin).collect();
+    for call in [&call[..], &["eval", "--run", &own, "--data", &photos]] {
+        let output = xtask(call)?;
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
 
     // Damaged and foreign encoders.
     let eval = ["eval", "--run", &run, "--data", &data, "--protocol", "knn-k20-t0.07-v1"];
