@@ -257,7 +257,7 @@ mod tests {
             Peer { table: "u".into(), ..peer.clone() },
         ];
         let own = "| a | d | 20.0 | 30.0 |\n";
-        let table = markdown(&ours, &[&elsewhere[..], &[peer.clone()]].concat(), "t");
+        let table = markdown(&ours, &[&elsewhere[..], std::slice::from_ref(&peer)].concat(), "t");
         assert!(table.ends_with(&format!("{own}| *other 1.0: a* | d | 21.0 |  |\n")), "{table}");
         assert_eq!(table.lines().count(), 4, "{table}");
         assert!(markdown(&ours, &elsewhere, "t").ends_with(own));
@@ -266,7 +266,7 @@ mod tests {
         let path = folder.path().join("peers.json");
         assert!(crate::peers::read(&path)?.is_empty());
         std::fs::write(&path, serde_json::to_string(&[&peer])?)?;
-        assert_eq!(crate::peers::read(&path)?, [peer.clone()]);
+        assert_eq!(crate::peers::read(&path)?, std::slice::from_ref(&peer));
         std::fs::write(&path, serde_json::to_string(&[Peer { protocol: "knn".into(), ..peer }])?)?;
         let error = crate::peers::read(&path).map_or_else(|e| e.to_string(), |_| String::new());
         assert!(error.contains("peers.json") && error.contains("`knn`"), "{error}");
