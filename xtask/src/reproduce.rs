@@ -125,10 +125,15 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let opened = open(arguments);
     let (train, test) = match opened {
         Ok(sources) => sources,
-        // A row that cannot be run says why and is never filled in.
+        // A row that cannot be run says why and is never filled in; what was measured before stays as it is.
         Err(error) => {
-            let rows = methods.iter().map(|method| missing(method, tier, &format!("{error:#}"))).collect();
-            results::merge(&path, rows)?;
+            let known = results::read(&path)?;
+            let measured = |m: &str| known.iter().any(|row| row.method == m && row.value.is_some());
+            let without = methods.iter().filter(|method| !measured(method));
+            let rows: Vec<Row> = without.map(|m| missing(m, tier, &format!("{error:#}"))).collect();
+            if !rows.is_empty() {
+                results::merge(&path, rows)?;
+            }
             bail!("{error:#}");
         }
     };

@@ -185,3 +185,20 @@ fn quick_results_stay_away_from_the_real_ones() -> Result<()> {
     assert!(!output.status.success() && text.contains("--out"), "{text}");
     Ok(())
 }
+
+#[test]
+fn missing_data_leaves_measured_rows_alone() -> Result<()> {
+    let place = Place::new()?;
+    let (out, absent) = (place.path("out"), place.path("absent"));
+    let call = ["reproduce", "--tier", "small", "--data", &absent, "--out", &out];
+    refuses(&call, &["absent"])?;
+    let path = Path::new(&out).join("small/results.json");
+    let text = std::fs::read_to_string(&path)?;
+    assert!(text.contains("\"value\": null") && text.contains("does not exist"), "{text}");
+    let measured =
+        std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../results/small/results.json"))?;
+    std::fs::write(&path, &measured)?;
+    refuses(&call, &["absent"])?;
+    assert!(std::fs::read(&path)? == measured);
+    Ok(())
+}
