@@ -68,6 +68,10 @@ impl TrainConfig {
                 return Err(Error::config(join(prefix, key), "must be at least 1"));
             }
         }
+        // So that no count of steps overflows.
+        if u32::try_from(self.epochs).is_err() {
+            return Err(Error::config(join(prefix, "epochs"), format!("must be at most {}", u32::MAX)));
+        }
         if i64::try_from(self.seed).is_err() {
             return Err(Error::config(join(prefix, "seed"), format!("must be at most {}", i64::MAX)));
         }
@@ -403,6 +407,7 @@ mod tests {
         assert!(good.check("train").is_ok());
         let check = |config: TrainConfig| config.check("train").unwrap_err().to_string();
         assert!(check(TrainConfig { epochs: 0, ..good.clone() }).contains("train.epochs"));
+        assert!(check(TrainConfig { epochs: 1 << 32, ..good.clone() }).contains("train.epochs"));
         assert!(check(TrainConfig { seed: u64::MAX, ..good.clone() }).contains("train.seed"));
         assert!(check(TrainConfig { grad_clip: Some(f64::NAN), ..good.clone() }).contains("train.grad_clip"));
         assert!(
