@@ -92,7 +92,7 @@ fn simclr_step(
     with_big_stack(|| {
         let timing = time(2 * batch, repeats, || {
             let out = method.step(&data, &comm, &progress)?;
-            let gradients = Gradients::new(method.params(), out.loss.backward()?);
+            let gradients = Gradients::of(method.params(), &out.loss)?;
             optimizer.step(&gradients, 0.06)?;
             Ok(())
         });

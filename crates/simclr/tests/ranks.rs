@@ -16,7 +16,7 @@ fn step(batch: &Batch, comm: &Comm) -> contrastive_core::Result<(f64, Vec<(Strin
     let mut method = SimClr::new(run.method.clone(), 1, &Device::Cpu)?;
     let mut optimizer = run.optimizer(method.params())?;
     let out = method.step(batch, comm, &common::progress())?;
-    let gradients = Gradients::new(method.params(), out.loss.backward()?).average(comm)?;
+    let gradients = Gradients::of(method.params(), &out.loss)?.average(comm)?;
     optimizer.step(&gradients, 0.1)?;
     let loss = comm.all_reduce_sum(&out.loss.detach().reshape(1)?)?.to_vec1::<f32>()?[0];
     Ok((f64::from(loss) / comm.size() as f64, method.params().tensors()))

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 
-use super::map::{FeatureMap, Form, Native, Slot, token_gradient, token_storage};
+use super::map::{FeatureMap, Form, Kept, Native, Slot, token_gradient, token_storage};
 use super::memory::Buffer;
 use super::parallel::{self, Disjoint};
 use super::simd::vectorized;
@@ -25,7 +25,7 @@ pub fn relu(x: &FeatureMap) -> Result<FeatureMap> {
             blocks(&mut y, |start, y| clip(&x.values[start..], y));
             let y = Arc::new(y);
             let slot = Arc::new(Slot::default());
-            let op = ReluOp { y: y.clone(), from: x.slot.clone(), to: slot.clone() };
+            let op = ReluOp { y: Kept::new(&y), from: x.slot.clone(), to: slot.clone() };
             Form::Native(Native { token: x.token.apply_op1(op)?, dims: x.dims.clone(), values: y, slot })
         }
     }))
@@ -39,7 +39,7 @@ pub(crate) fn composed(x: &Tensor) -> Result<Tensor> {
 
 #[derive(Debug)]
 struct ReluOp {
-    y: Arc<Buffer>,
+    y: Kept,
     from: Arc<Slot>,
     to: Arc<Slot>,
 }
@@ -54,8 +54,9 @@ impl CustomOp1 for ReluOp {
     }
 
     fn bwd(&self, token: &Tensor, _y: &Tensor, _dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let mut dx = self.to.take(self.y.len());
-        blocks(&mut dx, |start, dx| mask(&self.y[start..], dx));
+        let y = self.y.take()?;
+        let mut dx = self.to.take(y.len());
+        blocks(&mut dx, |start, dx| mask(&y[start..], dx));
         self.from.add(dx);
         token_gradient(token)
     }

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result as CandleResult, Shape, Tensor};
 
-use super::map::{FeatureMap, Form, Native, Slot, token_gradient, token_storage};
+use super::map::{FeatureMap, Form, Kept, Native, Slot, token_gradient, token_storage};
 use super::memory::Buffer;
+use super::sink::param_gradient;
 use super::{gemm, storage};
 use crate::{Error, Result};
 
@@ -68,7 +69,7 @@ fn native(x: &Native, w: &Tensor, bias: Option<&Tensor>) -> Result<Native> {
     dims.push(outputs);
     Native::make(dims, y, |to| {
         // The input is kept only for the weight gradient.
-        let kept = w.track_op().then(|| x.values.clone());
+        let kept = w.track_op().then(|| Kept::new(&x.values));
         let op = LinearOp { rows, inputs, outputs, x: kept, from: x.slot.clone(), to };
         match bias {
             None => x.token.apply_op2(&w, op),
@@ -82,7 +83,7 @@ struct LinearOp {
     rows: usize,
     inputs: usize,
     outputs: usize,
-    x: Option<Arc<Buffer>>,
+    x: Option<Kept>,
     from: Arc<Slot>,
     to: Arc<Slot>,
 }
@@ -100,8 +101,8 @@ impl LinearOp {
         let dw = match &self.x {
             Some(x) if w.track_op() => {
                 let mut dw = vec![0f32; outputs * inputs];
-                gemm::linear_backward_weight(rows, inputs, outputs, x, &dy, &mut dw);
-                Some(Tensor::from_vec(dw, w.shape(), w.device())?)
+                gemm::linear_backward_weight(rows, inputs, outputs, &x.take()?, &dy, &mut dw);
+                param_gradient(w, dw)?
             }
             _ => None,
         };
@@ -109,7 +110,7 @@ impl LinearOp {
             Some(bias) if bias.track_op() => {
                 let mut sums = vec![0f32; outputs];
                 gemm::column_sums(rows, outputs, &dy, &mut sums);
-                Some(Tensor::from_vec(sums, bias.shape(), bias.device())?)
+                param_gradient(bias, sums)?
             }
             _ => None,
         };

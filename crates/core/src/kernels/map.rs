@@ -69,6 +69,38 @@ impl Slot {
     }
 }
 
+/// Values that the backward pass of an operation needs, given back to the pool as soon as it has used them. As in
+/// PyTorch, a graph can be differentiated once.
+#[derive(Debug)]
+pub(super) struct Kept(Mutex<Option<Arc<Buffer>>>);
+
+impl Kept {
+    pub(super) fn new(values: &Arc<Buffer>) -> Self {
+        Self(Mutex::new(Some(values.clone())))
+    }
+
+    pub(super) fn take(&self) -> candle_core::Result<Arc<Buffer>> {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        kept.ok_or_else(|| candle_core::Error::msg("backward was called twice on one graph"))
+    }
+}
+
+/// The finished values of an operation whose output is a tensor.
+#[derive(Debug)]
+pub(super) struct Output(Mutex<Vec<f32>>);
+
+impl Output {
+    pub(super) fn new(values: Vec<f32>) -> Self {
+        Self(Mutex::new(values))
+    }
+
+    /// What the forward pass returns.
+    pub(super) fn storage(&self, shape: &Shape) -> (CpuStorage, Shape) {
+        let values = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        (CpuStorage::F32(values), shape.clone())
+    }
+}
+
 /// What an operation returns as the gradient of a token: something for Candle to pass on, or nothing outside a graph.
 pub(super) fn token_gradient(token: &Tensor) -> candle_core::Result<Option<Tensor>> {
     token.track_op().then(|| token.zeros_like()).transpose()
@@ -199,7 +231,9 @@ impl FeatureMap {
 
 impl Native {
     fn leave(&self, shape: Vec<usize>, order: Order) -> Result<Tensor> {
-        let op = ExitOp { shape: shape.into(), order, values: self.values.clone(), slot: self.slot.clone() };
+        let mut out = vec![0f32; self.values.len()];
+        order.turn(&self.values, &mut out);
+        let op = ExitOp { shape: shape.into(), order, out: Output::new(out), slot: self.slot.clone() };
         Ok(self.token.apply_op1(op)?)
     }
 }
@@ -269,7 +303,7 @@ impl CustomOp1 for EnterOp {
 struct ExitOp {
     shape: Shape,
     order: Order,
-    values: Arc<Buffer>,
+    out: Output,
     slot: Arc<Slot>,
 }
 
@@ -279,13 +313,11 @@ impl CustomOp1 for ExitOp {
     }
 
     fn cpu_fwd(&self, _token: &CpuStorage, _layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        let mut out = vec![0f32; self.values.len()];
-        self.order.turn(&self.values, &mut out);
-        Ok((CpuStorage::F32(out), self.shape.clone()))
+        Ok(self.out.storage(&self.shape))
     }
 
     fn bwd(&self, token: &Tensor, _y: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let mut part = Buffer::new(self.values.len());
+        let mut part = Buffer::new(self.shape.elem_count());
         storage::with(dy, |dy| {
             self.order.turned().turn(dy, &mut part);
             Ok(())
@@ -299,7 +331,7 @@ impl CustomOp1 for ExitOp {
 const CHUNK: usize = 1 << 14;
 
 /// `sum += part`.
-fn add(part: &[f32], sum: &mut [f32]) {
+pub(super) fn add(part: &[f32], sum: &mut [f32]) {
     let len = sum.len();
     let out = Disjoint::new(sum);
     parallel::for_each(len.div_ceil(CHUNK), |i| {

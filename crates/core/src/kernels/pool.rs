@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::map::{FeatureMap, Form, Native, Slot, token_gradient, token_storage};
+use super::map::{FeatureMap, Form, Native, Output, Slot, token_gradient, token_storage};
 use super::memory::Buffer;
 use super::parallel::{self, Disjoint};
 use super::simd::vectorized;
@@ -214,8 +214,13 @@ pub fn global_avg_pool(x: &FeatureMap) -> Result<Tensor> {
     match &x.0 {
         Form::Plain(x) => Ok(x.contiguous()?.reshape((n, c, h * w))?.mean(2)?),
         Form::Native(x) => {
-            let op = AveragePoolOp { n, c, pixels: h * w, x: x.values.clone(), slot: x.slot.clone() };
-            Ok(x.token.apply_op1(op)?)
+            let pixels = h * w;
+            let mut out = vec![0f32; n * c];
+            out.par_chunks_exact_mut(c).zip(x.values.par_chunks_exact(pixels * c)).for_each(|(means, x)| {
+                sum_rows(x, means);
+                means.iter_mut().for_each(|mean| *mean /= pixels as f32);
+            });
+            Ok(x.token.apply_op1(AveragePoolOp { n, c, pixels, out: Output::new(out), slot: x.slot.clone() })?)
         }
     }
 }
@@ -225,7 +230,7 @@ struct AveragePoolOp {
     n: usize,
     c: usize,
     pixels: usize,
-    x: Arc<Buffer>,
+    out: Output,
     slot: Arc<Slot>,
 }
 
@@ -235,16 +240,7 @@ impl CustomOp1 for AveragePoolOp {
     }
 
     fn cpu_fwd(&self, _token: &CpuStorage, _layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        let Self { n, c, pixels, .. } = *self;
-        let mut out = vec![0f32; n * c];
-        let means = Disjoint::new(&mut out);
-        parallel::for_each(n, |i| {
-            // SAFETY: samples are disjoint.
-            let means = unsafe { means.slice(i * c, c) };
-            sum_rows(&self.x[i * pixels * c..(i + 1) * pixels * c], means);
-            means.iter_mut().for_each(|mean| *mean /= pixels as f32);
-        });
-        Ok((CpuStorage::F32(out), (n, c).into()))
+        Ok(self.out.storage(&(self.n, self.c).into()))
     }
 
     fn bwd(&self, token: &Tensor, _y: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {

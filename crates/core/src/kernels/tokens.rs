@@ -8,6 +8,7 @@ use super::gemm;
 use super::map::{FeatureMap, Form, Native, Slot, token_gradient, token_storage};
 use super::memory::Buffer;
 use super::parallel::{self, Disjoint};
+use super::sink::param_gradient;
 use super::storage;
 use crate::{Error, Result};
 
@@ -113,11 +114,8 @@ impl CustomOp3 for EmbedOp {
             }
             self.from.add(dx);
         }
-        let d_cls = cls.track_op().then(|| Tensor::from_slice(&sums[..d], d, cls.device())).transpose()?;
-        let d_positions = positions
-            .track_op()
-            .then(|| Tensor::from_vec(sums, (tokens, d), positions.device()))
-            .transpose()?;
+        let d_cls = if cls.track_op() { param_gradient(cls, sums[..d].to_vec())? } else { None };
+        let d_positions = if positions.track_op() { param_gradient(positions, sums)? } else { None };
         Ok((token_gradient(patches)?, d_cls, d_positions))
     }
 }

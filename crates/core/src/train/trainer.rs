@@ -273,7 +273,7 @@ impl<'a> Trainer<'a> {
         if !value.is_finite() {
             return Err(Error::NonFinite { what: "loss".to_string(), step: progress.step });
         }
-        let gradients = Gradients::new(self.method.params(), loss.backward()?);
+        let gradients = Gradients::of(self.method.params(), &loss)?;
         // The graph and with it all activations.
         drop(loss);
         self.check_reach(run, progress.step, &gradients)?;

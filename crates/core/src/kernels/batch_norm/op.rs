@@ -7,7 +7,7 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Device, Layout, Result as Ca
 use super::cpu::{BlockMoments, Mask, Moments, Pass, Rows};
 use super::{BatchStatistics, Settings, Statistics};
 use crate::dist::Comm;
-use crate::kernels::map::{Native, Slot, token_gradient, token_storage};
+use crate::kernels::map::{Kept, Native, Slot, token_gradient, token_storage};
 use crate::kernels::memory::Buffer;
 use crate::kernels::storage;
 use crate::{Error, Result};
@@ -110,9 +110,10 @@ fn apply(
         relu: settings.relu,
         count,
         comm,
-        x: x.values.clone(),
+        len: x.values.len(),
+        x: Kept::new(&x.values),
         // The mask of a ReLU after a residual cannot be made anew from x.
-        y: (settings.relu && residual.is_some()).then(|| y.clone()),
+        y: (settings.relu && residual.is_some()).then(|| Kept::new(&y)),
         x_slot: x.slot.clone(),
         residual_slot: residual.map(|r| r.slot.clone()),
         y_slot: slot.clone(),
@@ -131,8 +132,9 @@ struct BatchNormOp {
     /// Values per channel behind the moments; none if they are fixed.
     count: Option<usize>,
     comm: Option<Comm>,
-    x: Arc<Buffer>,
-    y: Option<Arc<Buffer>>,
+    len: usize,
+    x: Kept,
+    y: Option<Kept>,
     x_slot: Arc<Slot>,
     residual_slot: Option<Arc<Slot>>,
     y_slot: Arc<Slot>,
@@ -147,11 +149,12 @@ impl BatchNormOp {
         residual: Option<&Tensor>,
     ) -> CandleResult<Option<Tensor>> {
         let Rows { c, groups, .. } = self.at;
-        let mut dy = self.y_slot.take(self.x.len());
+        let mut dy = self.y_slot.take(self.len);
+        let (x_data, y_data) = (self.x.take()?, self.y.as_ref().map(Kept::take).transpose()?);
         let affine_data = affine.flatten_all()?.to_vec1::<f32>()?;
         let pass =
-            Pass { at: self.at, x: &self.x, affine: &affine_data, moments: &self.moments, relu: self.relu };
-        let mask = self.y.as_ref().map_or(Mask::Recomputed, |y| Mask::Output(y));
+            Pass { at: self.at, x: &x_data, affine: &affine_data, moments: &self.moments, relu: self.relu };
+        let mask = y_data.as_ref().map_or(Mask::Recomputed, |y| Mask::Output(y));
         let sums = pass.gradient_sums(mask, &dy);
         let d_affine = affine.track_op().then(|| {
             // Rows of the sums: beta's gradient, then gamma's.
@@ -167,7 +170,7 @@ impl BatchNormOp {
         let means = self.means(sums)?;
         // Where nobody wants the residual's gradient, `dy` is free to become that of x.
         let residual = residual.filter(|r| r.track_op()).and(self.residual_slot.as_ref());
-        match (residual, &self.y) {
+        match (residual, &y_data) {
             (_, Some(y)) => {
                 let mut dx = Buffer::new(dy.len());
                 pass.backward_residual(y, &mut dy, &means, &mut dx);

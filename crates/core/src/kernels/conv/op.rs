@@ -8,11 +8,12 @@ use super::engine;
 use super::shape::ConvShape;
 use crate::Result;
 use crate::kernels::gemm;
-use crate::kernels::map::{Native, Slot, token_gradient, token_storage};
+use crate::kernels::map::{Kept, Native, Slot, token_gradient, token_storage};
 use crate::kernels::memory::Buffer;
 use crate::kernels::parallel::{self, Disjoint};
 use crate::kernels::precision::{Precision, precision};
 use crate::kernels::simd::vectorized;
+use crate::kernels::sink::param_gradient;
 use crate::kernels::storage;
 
 pub(super) fn conv(x: &Native, w: &Tensor, bias: Option<&Tensor>, shape: ConvShape) -> Result<Native> {
@@ -31,7 +32,7 @@ pub(super) fn conv(x: &Native, w: &Tensor, bias: Option<&Tensor>, shape: ConvSha
     let dims = vec![shape.n, shape.oh, shape.ow, shape.o];
     Native::make(dims, y, |to| {
         // The input is kept only for the weight gradient.
-        let kept = w.track_op().then(|| x.values.clone());
+        let kept = w.track_op().then(|| Kept::new(&x.values));
         let op = ConvOp { shape, precision, x: kept, from: x.slot.clone(), to };
         match bias {
             None => x.token.apply_op2(&w, op),
@@ -44,7 +45,7 @@ pub(super) fn conv(x: &Native, w: &Tensor, bias: Option<&Tensor>, shape: ConvSha
 struct ConvOp {
     shape: ConvShape,
     precision: Precision,
-    x: Option<Arc<Buffer>>,
+    x: Option<Kept>,
     from: Arc<Slot>,
     to: Arc<Slot>,
 }
@@ -62,8 +63,8 @@ impl ConvOp {
         let dw = match &self.x {
             Some(x) if w.track_op() => {
                 let mut dw = vec![0f32; shape.weights()];
-                engine::backward_weight(precision, shape, x, &dy, &mut dw);
-                Some(Tensor::from_vec(dw, w.shape(), w.device())?)
+                engine::backward_weight(precision, shape, &x.take()?, &dy, &mut dw);
+                param_gradient(w, dw)?
             }
             _ => None,
         };
@@ -71,7 +72,7 @@ impl ConvOp {
             Some(bias) if bias.track_op() => {
                 let mut sums = vec![0f32; shape.o];
                 gemm::column_sums(dy.len() / shape.o, shape.o, &dy, &mut sums);
-                Some(Tensor::from_vec(sums, bias.shape(), bias.device())?)
+                param_gradient(bias, sums)?
             }
             _ => None,
         };

@@ -4,7 +4,7 @@ use super::sweep::Sweep;
 use crate::kernels::gemm::{LINE, UNITS};
 
 /// Floats of a copied window that stay in the second-level cache beside a panel.
-const WINDOW: usize = 160 << 10;
+const WINDOW: usize = 96 << 10;
 /// Destination pixels that a panel is worth being read for.
 const PIXELS: usize = 256;
 /// Destination columns below which neighbouring images make better rows of a tile.
@@ -32,12 +32,13 @@ fn even(len: usize, most: usize) -> usize {
 }
 
 impl Cut {
+    /// The cut of a walk whose columns fill so many panels.
     pub(super) fn new(sweep: &Sweep, panels: usize) -> Self {
         let (rows, columns) = (sweep.down.count(), sweep.across.count());
         let by_image = columns < NARROW && sweep.n > columns;
         let c = sweep.from.c;
         // Rows of a tile 1 KiB or more apart in steps of a power of two would push each other out of the cache.
-        let aliased = !by_image && columns > 1 && (c * sweep.across.stride) % PIXELS == 0;
+        let aliased = !by_image && columns > 1 && (c * sweep.across.stride).is_multiple_of(PIXELS);
         let mut cut = Self { by_image, images: 1, rows, panels, pixel: if aliased { c + LINE } else { c } };
         let (low, high) = cut.columns(sweep);
         let row = (high - low) as usize * cut.pixel * sweep.down.stride;
@@ -72,6 +73,6 @@ impl Cut {
     /// Distance of copied images of `len` floats each.
     pub(super) fn image_pitch(&self, len: usize) -> usize {
         // As for pixels: images are the rows of a tile.
-        if self.by_image && len % PIXELS == 0 { len + LINE } else { len }
+        if self.by_image && len.is_multiple_of(PIXELS) { len + LINE } else { len }
     }
 }

@@ -6,6 +6,7 @@ use crate::kernels::conv::shape::ConvShape;
 use crate::kernels::gemm::Columns;
 use crate::kernels::simd::{Level, PANEL};
 
+/// The classes of inputs along an axis, one for each remainder.
 fn axis(stride: usize, padding: usize, kernel: usize, len: usize) -> Axis {
     let classes = (0..stride).map(|first| {
         let offset = first + padding;
@@ -17,6 +18,7 @@ fn axis(stride: usize, padding: usize, kernel: usize, len: usize) -> Axis {
     Axis { stride: 1, step: stride, classes: classes.collect() }
 }
 
+/// `dx` from `dy` and the weights, or added to `dx`.
 pub(super) fn run(level: Level, shape: &ConvShape, dy: &[f32], w: &[f32], dx: &mut [f32], add: bool) {
     let sweep = Sweep {
         n: shape.n,

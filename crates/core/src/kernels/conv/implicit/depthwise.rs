@@ -33,6 +33,7 @@ fn by_rows(rows: usize, len: usize, out: &mut [f32], f: impl Fn(usize, &mut [f32
     });
 }
 
+/// `y` from `x` and the weights.
 pub(super) fn forward(shape: &ConvShape, x: &[f32], w: &[f32], y: &mut [f32]) {
     let &ConvShape { n, h, c, oh, ow, .. } = shape;
     let packed = by_tap(shape, w);
@@ -64,6 +65,7 @@ fn meeting(shape: &ConvShape, j: usize) -> (usize, usize, usize) {
     (first, first * stride + j - left, end - first)
 }
 
+/// `dx` from `dy` and the weights, or added to `dx`.
 pub(super) fn backward_data(shape: &ConvShape, dy: &[f32], w: &[f32], dx: &mut [f32], add: bool) {
     let &ConvShape { n, h, c, oh, ow, .. } = shape;
     let packed = by_tap(shape, w);
@@ -72,7 +74,7 @@ pub(super) fn backward_data(shape: &ConvShape, dy: &[f32], w: &[f32], dx: &mut [
             dx.fill(0.0);
         }
         let place = row % h + shape.padding[0];
-        for i in (0..shape.kh).filter(|&i| i <= place && (place - i) % shape.stride[0] == 0) {
+        for i in (0..shape.kh).filter(|&i| i <= place && (place - i).is_multiple_of(shape.stride[0])) {
             let from = (place - i) / shape.stride[0];
             if from >= oh {
                 continue;
@@ -87,6 +89,7 @@ pub(super) fn backward_data(shape: &ConvShape, dy: &[f32], w: &[f32], dx: &mut [
     });
 }
 
+/// `dw` from `x` and `dy`, with partial sums over rows of the output.
 pub(super) fn backward_weight(shape: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32]) {
     let &ConvShape { n, h, c, oh, ow, .. } = shape;
     let size = shape.kh * shape.kw * c;

@@ -5,11 +5,13 @@ use crate::kernels::conv::shape::ConvShape;
 use crate::kernels::gemm::{Columns, transpose};
 use crate::kernels::simd::{Level, PANEL};
 
+/// All outputs along an axis use all taps.
 fn axis(stride: usize, padding: usize, kernel: usize, count: usize) -> Axis {
     let class = Class { first: 0, count, low: -(padding as isize), taps: (0..kernel).collect() };
     Axis { stride, step: 1, classes: vec![class] }
 }
 
+/// `y` from `x` and the weights.
 pub(super) fn run(level: Level, shape: &ConvShape, x: &[f32], w: &[f32], y: &mut [f32]) {
     let sweep = Sweep {
         n: shape.n,

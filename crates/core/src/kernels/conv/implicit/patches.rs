@@ -3,8 +3,8 @@
 use super::clip;
 use super::weight::Chunk;
 use crate::kernels::conv::shape::ConvShape;
-use crate::kernels::gemm::{LINE, copy_columns};
-use crate::kernels::simd::{Tap, vectorized};
+use crate::kernels::gemm::{Columns, LINE, copy_columns};
+use crate::kernels::simd::{PANEL, Tap, vectorized};
 
 /// Channels of a group from which on every tap has a product of its own.
 const FEW: usize = 16;
@@ -14,12 +14,7 @@ pub(super) fn suits(shape: &ConvShape) -> bool {
     shape.c / shape.groups < FEW
 }
 
-/// The first `used` of the columns of `src` (rows of `pitch`) as rows of `width`, zeros beyond `used`.
-pub(super) fn copy(src: &[f32], pitch: usize, (used, width): (usize, usize), dst: &mut [f32]) {
-    copy_columns(src, pitch, 0, (used, width), dst);
-}
-
-/// Input pixels that the output pixels of a chunk read. Rows outside the map are left out, columns outside it are zeros.
+/// Input pixels that the output pixels of a chunk read. Rows outside the map are left out, columns outside are zeros.
 pub(super) struct Window<'a> {
     shape: &'a ConvShape,
     chunk: &'a Chunk,
@@ -29,6 +24,7 @@ pub(super) struct Window<'a> {
 }
 
 impl<'a> Window<'a> {
+    /// The window of a chunk.
     pub(super) fn new(shape: &'a ConvShape, chunk: &'a Chunk) -> Self {
         let low = (chunk.rows.start * shape.stride[0]) as isize - shape.padding[0] as isize;
         let reach = (chunk.rows.len() - 1) * shape.stride[0] + shape.kh;
@@ -42,28 +38,35 @@ impl<'a> Window<'a> {
         self.chunk.images.len() * self.rows.1 * self.columns
     }
 
-    /// Copies `used` channels from `channel` on, as `[pixel][width]`.
-    pub(super) fn copy(&self, x: &[f32], channel: usize, (used, width): (usize, usize), dst: &mut [f32]) {
+    /// Copies the channels from `channel` on into panels of `[pixel][width]`, row by row: what lies together is read
+    /// together.
+    pub(super) fn copy(&self, x: &[f32], channel: usize, columns: Columns, dst: &mut [f32]) {
         let ConvShape { h, w, c, .. } = *self.shape;
         let left = self.shape.padding[2];
         let (start, end) = clip(-(left as isize), self.columns, w);
-        let mut rows = dst.chunks_exact_mut(self.columns * width);
-        for n in self.chunk.images.clone() {
-            for (row, dst) in (self.rows.0..self.rows.0 + self.rows.1).zip(&mut rows) {
-                dst[..start * width].fill(0.0);
-                dst[end * width..].fill(0.0);
-                if start < end {
-                    let src = &x[((n * h + row) * w + start - left.min(start)) * c + channel..];
-                    copy(src, c, (used, width), &mut dst[start * width..end * width]);
+        for (i, n) in self.chunk.images.clone().enumerate() {
+            for row in 0..self.rows.1 {
+                for panel in 0..columns.panels() {
+                    let (used, width) = (columns.used(panel), columns.width(panel));
+                    let place =
+                        panel * PANEL * self.pixels() + (i * self.rows.1 + row) * self.columns * width;
+                    let dst = &mut dst[place..][..self.columns * width];
+                    dst[..start * width].fill(0.0);
+                    dst[end * width..].fill(0.0);
+                    if start < end {
+                        let from = (n * h + self.rows.0 + row) * w + start - left.min(start);
+                        let dst = &mut dst[start * width..end * width];
+                        copy_columns(&x[from * c + channel..], c, panel * PANEL, (used, width), dst);
+                    }
                 }
             }
         }
     }
 
     /// The output rows that kernel row `i` gives something, as offsets into `[line][pixel][LINE]` and the copy.
-    pub(super) fn taps(&self, i: usize, width: usize, taps: &mut Vec<Tap>) {
+    pub(super) fn taps(&self, i: usize, width: usize) -> Vec<Tap> {
         let shape = self.shape;
-        taps.clear();
+        let mut taps = Vec::new();
         for n in 0..self.chunk.images.len() {
             for (r, row) in self.chunk.rows.clone().enumerate() {
                 let from = (row * shape.stride[0] + i).checked_sub(shape.padding[0]);
@@ -74,43 +77,55 @@ impl<'a> Window<'a> {
                 });
             }
         }
+        taps
     }
 }
 
-/// For every output pixel of a chunk what it reads, `[tap][channel]`, in rows of `pitch`; channels are first and count.
+/// Floats of the patches of `pixels` pixels, and some that the last copy may write.
+pub(super) fn len(pixels: usize, columns: Columns) -> usize {
+    pixels * columns.padded() + LINE
+}
+
+/// For every output pixel of a chunk what it reads, `[tap][channel]`, in rows of as many elements as the columns have
+/// when padded (with anything); channels are first and count.
 pub(super) fn copy_patches(
     shape: &ConvShape,
     chunk: &Chunk,
     (first, count): (usize, usize),
     x: &[f32],
-    pitch: usize,
+    columns: Columns,
     dst: &mut [f32],
 ) {
     let ConvShape { h, w, c, kh, kw, .. } = *shape;
-    let line = kw * count;
-    let mut patches = dst.chunks_exact_mut(pitch);
+    // Pieces that lie together in the input: kernel rows, or taps where a pixel has other channels too.
+    let (across, piece) = if count == c { (1, kw * c) } else { (kw, count) };
+    let reach = ((kh - 1) * w + across - 1) * c + piece.next_multiple_of(LINE);
+    let mut place = 0;
     for n in chunk.images.clone() {
         for row in chunk.rows.clone() {
             let top = (row * shape.stride[0]) as isize - shape.padding[0] as isize;
             let used = clip(top, kh, h);
-            for (column, patch) in (0..shape.ow).zip(&mut patches) {
+            for column in 0..shape.ow {
                 let left = (column * shape.stride[1]) as isize - shape.padding[2] as isize;
                 let (start, end) = clip(left, kw, w);
-                if used != (0, kh) || (start, end) != (0, kw) || line * kh < pitch {
-                    patch.fill(0.0);
+                let patch = &mut dst[place..];
+                place += columns.padded();
+                if used == (0, kh) && (start, end) == (0, kw) {
+                    let from = ((n * h + top as usize) * w + left as usize) * c + first;
+                    if from + reach <= x.len() {
+                        copy_pieces(&x[from..], (w * c, c), (kh, across), piece, patch);
+                        continue;
+                    }
                 }
+                patch[..columns.0].fill(0.0);
                 if start >= end {
                     continue;
                 }
                 for i in used.0..used.1 {
                     let from = (n * h + (top + i as isize) as usize) * w + (left + start as isize) as usize;
-                    let dst = &mut patch[i * line + start * count..i * line + end * count];
-                    if count == c {
-                        dst.copy_from_slice(&x[from * c..][..(end - start) * c]);
-                    } else {
-                        for (dst, src) in dst.chunks_exact_mut(count).zip(x[from * c..].chunks(c)) {
-                            dst.copy_from_slice(&src[first..first + count]);
-                        }
+                    let dst = &mut patch[(i * kw + start) * count..(i * kw + end) * count];
+                    for (dst, src) in dst.chunks_exact_mut(count).zip(x[from * c..].chunks(c)) {
+                        dst.copy_from_slice(&src[first..first + count]);
                     }
                 }
             }
@@ -125,6 +140,27 @@ vectorized! {
         for i in 1..count {
             for (out, part) in out.iter_mut().zip(&parts[i * pitch..]) {
                 *out += part;
+            }
+        }
+    }
+
+    /// Pieces of `piece` floats, so many down and across and so far apart, one after the other. Whole lines are copied:
+    /// each piece overwrites what the one before has written too much.
+    fn copy_pieces(
+        src: &[f32],
+        apart: (usize, usize),
+        count: (usize, usize),
+        piece: usize,
+        dst: &mut [f32],
+    ) {
+        let mut place = 0;
+        for i in 0..count.0 {
+            for j in 0..count.1 {
+                let from = i * apart.0 + j * apart.1;
+                for k in (0..piece).step_by(LINE) {
+                    dst[place + k..][..LINE].copy_from_slice(&src[from + k..][..LINE]);
+                }
+                place += piece;
             }
         }
     }

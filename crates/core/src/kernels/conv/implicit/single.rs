@@ -10,10 +10,12 @@ pub(super) fn suits(shape: &ConvShape) -> bool {
     shape.kh == 1 && shape.kw == 1 && shape.padding == [0; 4] && shape.groups == 1
 }
 
+/// Output pixels.
 fn rows(shape: &ConvShape) -> usize {
     shape.n * shape.oh * shape.ow
 }
 
+/// `y` from `x` and the weights.
 pub(super) fn forward(shape: &ConvShape, x: &[f32], w: &[f32], y: &mut [f32]) {
     if shape.is_pointwise() {
         return linear(rows(shape), shape.c, shape.o, x, w, None, y);
@@ -21,6 +23,7 @@ pub(super) fn forward(shape: &ConvShape, x: &[f32], w: &[f32], y: &mut [f32]) {
     linear(rows(shape), shape.c, shape.o, &gather(shape, x), w, None, y);
 }
 
+/// `dx` from `dy` and the weights, or added to `dx`.
 pub(super) fn backward_data(shape: &ConvShape, dy: &[f32], w: &[f32], dx: &mut [f32], add: bool) {
     if shape.is_pointwise() {
         return linear_backward_data(rows(shape), shape.c, shape.o, dy, w, dx, add);
@@ -30,6 +33,7 @@ pub(super) fn backward_data(shape: &ConvShape, dy: &[f32], w: &[f32], dx: &mut [
     scatter(shape, &taken, dx, add);
 }
 
+/// `dw` from `x` and `dy`.
 pub(super) fn backward_weight(shape: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32]) {
     if shape.is_pointwise() {
         return linear_backward_weight(rows(shape), shape.c, shape.o, x, dy, dw);

@@ -1,5 +1,5 @@
 //! The walk that the forward pass and the data gradient share: every destination pixel is a sum over source pixels at
-//! fixed offsets, so neighbouring destination pixels are the rows of a product whose left operand is read where it lies.
+//! fixed offsets, so neighbouring destination pixels are the rows of a product whose left operand is read in place.
 //!
 //! A unit copies the source pixels of its destination rows once, with zeros beside the columns, and takes all taps of a
 //! tile in registers. On narrow maps neighbouring images, not pixels, are the rows of a tile; taps outside the map are
@@ -154,6 +154,7 @@ struct Window<'a> {
 }
 
 impl<'a> Window<'a> {
+    /// The window of the given images and destination rows.
     fn new(
         sweep: &'a Sweep,
         cut: &Cut,
@@ -169,10 +170,12 @@ impl<'a> Window<'a> {
         Self { sweep, by_image: cut.by_image, images, rows, from_rows, from_columns, pixel: cut.pixel, image }
     }
 
+    /// Copied columns.
     fn width(&self) -> usize {
         (self.from_columns.1 - self.from_columns.0) as usize
     }
 
+    /// Floats of the copy.
     fn len(&self) -> usize {
         self.images.len() * self.image
     }
@@ -183,6 +186,7 @@ impl<'a> Window<'a> {
         image * self.image + ((row - self.from_rows.0) * self.width() + column) * self.pixel
     }
 
+    /// Copies the source pixels.
     fn copy(&self, x: &[f32], dst: &mut [f32]) {
         let Plane { h, w, c } = self.sweep.from;
         let (low, high) = self.from_columns;
@@ -228,6 +232,7 @@ struct Task<'a> {
 }
 
 impl Task<'_> {
+    /// Every destination pixel of the unit.
     fn run(&self) {
         let sweep = self.window.sweep;
         let mut taps = Vec::new();

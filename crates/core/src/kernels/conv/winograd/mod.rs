@@ -17,7 +17,7 @@ mod weight;
 
 use self::forward::Kernels;
 use self::packed::Weights;
-use self::tiles::{Map, Tiles};
+use self::tiles::Tiles;
 use super::shape::ConvShape;
 use crate::kernels::gemm::LINE;
 use crate::kernels::memory::Buffer;
@@ -56,16 +56,6 @@ impl Variant {
     }
 }
 
-/// What a convolution computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Pass {
-    Forward,
-    /// The gradient of the input.
-    Data,
-    /// The gradient of the weights.
-    Weight,
-}
-
 /// Fewest channels, in and out, that repay the transforms.
 const FEWEST: usize = 32;
 /// Pixels for which plain convolution takes as long as for getting its weights ready.
@@ -85,7 +75,7 @@ fn computes(shape: &ConvShape) -> bool {
 /// What counts are the products of a pair of channels (measured on Zen 4: their time is in proportion for either
 /// variant, and the three passes differ too little to be told apart) and the transforms of the weights, which cost as
 /// much as those of some more tiles.
-pub(crate) fn preferred(shape: &ConvShape, _pass: Pass) -> Option<Variant> {
+pub(crate) fn preferred(shape: &ConvShape) -> Option<Variant> {
     if !suits(shape) {
         return None;
     }

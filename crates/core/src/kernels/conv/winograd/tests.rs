@@ -150,7 +150,7 @@ fn errors_stay_within_what_is_known() {
 
 #[test]
 fn the_variant_follows_the_map() {
-    let preferred = |n, c, side| preferred(&shape([n, c, side, side], c, [1; 4]), Pass::Forward);
+    let preferred = |n, c, side| preferred(&shape([n, c, side, side], c, [1; 4]));
     for (n, c, side) in [(128, 64, 32), (128, 512, 4), (8, 512, 7), (8, 256, 14), (1, 64, 56), (16, 64, 9)] {
         assert_eq!(preferred(n, c, side), Some(Variant::F4), "{n}, {c}, {side}");
     }
