@@ -24,6 +24,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[derive(Parser)]
 #[command(name = "cargo xtask", version, max_term_width = 110)]
 struct Cli {
+    /// Threads that compute; as many as the machine has cores unless told. Results do not depend on it.
+    #[arg(long, global = true)]
+    threads: Option<usize>,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -43,15 +46,7 @@ enum Verb {
 }
 
 fn main() -> std::process::ExitCode {
-    let cli = Cli::parse();
-    let outcome = match cli.verb {
-        Verb::Reproduce(arguments) => reproduce::run(&arguments),
-        Verb::Train(arguments) => train::run(&arguments),
-        Verb::Eval(arguments) => eval::run(&arguments),
-        Verb::Bench(arguments) => bench::run(&arguments),
-        Verb::Ci => ci::run(),
-    };
-    match outcome {
+    match run(Cli::parse()) {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", one_line(&format!("{error:#}")));
@@ -60,6 +55,19 @@ fn main() -> std::process::ExitCode {
                 None => std::process::ExitCode::FAILURE,
             }
         }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    if let Some(threads) = cli.threads {
+        contrastive_core::kernels::set_threads(threads)?;
+    }
+    match cli.verb {
+        Verb::Reproduce(arguments) => reproduce::run(&arguments),
+        Verb::Train(arguments) => train::run(&arguments),
+        Verb::Eval(arguments) => eval::run(&arguments),
+        Verb::Bench(arguments) => bench::run(&arguments),
+        Verb::Ci => ci::run(),
     }
 }
 

@@ -11,6 +11,7 @@
 //! | [`nn`] | parameter store, layers, initialisers, backbones |
 //! | [`optim`] | optimisers, schedules, parameter groups |
 //! | [`loss`] | losses: pure functions over tensors |
+//! | [`state`] | what methods own beside parameters: averages for momentum encoders |
 //! | [`augment`] | torchvision-exact image operations and printable recipes |
 //! | [`data`] | sources of samples, the loader (decoders need feature `data`, the Hub needs feature `hub`) |
 //! | [`eval`] | named, versioned protocols |
@@ -32,6 +33,7 @@ pub mod nn;
 pub mod optim;
 pub mod progress;
 pub mod rng;
+pub mod state;
 pub mod tensor;
 pub mod train;
 pub mod weights;

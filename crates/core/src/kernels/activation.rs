@@ -4,14 +4,10 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 
-use super::map::{FeatureMap, Form, Kept, Native, Slot, token_gradient, token_storage};
+use super::map::{FeatureMap, Form, Kept, Native, Slot, chunks, token_gradient, token_storage};
 use super::memory::Buffer;
-use super::parallel::{self, Disjoint};
 use super::simd::vectorized;
 use crate::Result;
-
-/// Elements of one unit of work.
-const BLOCK: usize = 1 << 14;
 
 /// `max(x, 0)`, any shape. The gradient at 0 is 0, as in PyTorch (Candle's own passes 1).
 ///
@@ -22,7 +18,7 @@ pub fn relu(x: &FeatureMap) -> Result<FeatureMap> {
         Form::Plain(x) => Form::Plain(composed(x)?),
         Form::Native(x) => {
             let mut y = Buffer::new(x.values.len());
-            blocks(&mut y, |start, y| clip(&x.values[start..], y));
+            chunks(&mut y, |start, y| clip(&x.values[start..], y));
             let y = Arc::new(y);
             let slot = Arc::new(Slot::default());
             let op = ReluOp { y: Kept::new(&y), from: x.slot.clone(), to: slot.clone() };
@@ -56,20 +52,10 @@ impl CustomOp1 for ReluOp {
     fn bwd(&self, token: &Tensor, _y: &Tensor, _dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
         let y = self.y.take()?;
         let mut dx = self.to.take(y.len());
-        blocks(&mut dx, |start, dx| mask(&y[start..], dx));
+        chunks(&mut dx, |start, dx| mask(&y[start..], dx));
         self.from.add(dx);
         token_gradient(token)
     }
-}
-
-fn blocks(out: &mut [f32], f: impl Fn(usize, &mut [f32]) + Send + Sync) {
-    let len = out.len();
-    let out = Disjoint::new(out);
-    parallel::for_each(len.div_ceil(BLOCK), |i| {
-        let start = i * BLOCK;
-        // SAFETY: blocks do not overlap.
-        f(start, unsafe { out.slice(start, BLOCK.min(len - start)) });
-    });
 }
 
 vectorized! {

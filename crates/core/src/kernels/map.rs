@@ -330,22 +330,37 @@ impl CustomOp1 for ExitOp {
 /// Elements of one unit of element-wise work.
 const CHUNK: usize = 1 << 14;
 
-/// `sum += part`.
-pub(super) fn add(part: &[f32], sum: &mut [f32]) {
-    let len = sum.len();
-    let out = Disjoint::new(sum);
+/// Calls `f(first element, elements)` for every chunk of `out`.
+pub(super) fn chunks(out: &mut [f32], f: impl Fn(usize, &mut [f32]) + Send + Sync) {
+    let len = out.len();
+    let out = Disjoint::new(out);
     parallel::for_each(len.div_ceil(CHUNK), |i| {
         let start = i * CHUNK;
         // SAFETY: chunks do not overlap.
-        let sum = unsafe { out.slice(start, CHUNK.min(len - start)) };
-        add_chunk(&part[start..], sum);
+        f(start, unsafe { out.slice(start, CHUNK.min(len - start)) });
     });
+}
+
+/// `sum += part`.
+pub(super) fn add(part: &[f32], sum: &mut [f32]) {
+    chunks(sum, |start, sum| add_chunk(&part[start..], sum));
+}
+
+/// `target = momentum * target + (1 - momentum) * source`.
+pub(crate) fn lerp(target: &mut [f32], source: &[f32], momentum: f32) {
+    chunks(target, |start, target| lerp_chunk(target, &source[start..], momentum));
 }
 
 vectorized! {
     fn add_chunk(part: &[f32], sum: &mut [f32]) {
         for (sum, part) in sum.iter_mut().zip(part) {
             *sum += part;
+        }
+    }
+
+    fn lerp_chunk(target: &mut [f32], source: &[f32], momentum: f32) {
+        for (target, source) in target.iter_mut().zip(source) {
+            *target = momentum * *target + (1.0 - momentum) * source;
         }
     }
 }

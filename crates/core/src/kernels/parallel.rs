@@ -8,6 +8,20 @@ use std::marker::PhantomData;
 use rayon::prelude::*;
 
 use super::memory::Buffer;
+use crate::{Error, Result};
+
+/// Sizes the pool of threads that all computing shares. Without it the pool has a thread for every core, or
+/// `RAYON_NUM_THREADS`. Results do not depend on it.
+///
+/// # Errors
+/// [`Error::Config`] for 0 or more than 1024 threads, or if the pool is already at work.
+pub fn set_threads(threads: usize) -> Result<()> {
+    if !(1..=1024).contains(&threads) {
+        return Err(Error::config("threads", format!("{threads} is not in 1..=1024")));
+    }
+    let built = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+    built.map_err(|_| Error::config("threads", "the pool is already at work; set its size first"))
+}
 
 /// Runs `f` for every unit of `0..units`. A single unit stays on the calling thread.
 pub(crate) fn for_each(units: usize, f: impl Fn(usize) + Send + Sync) {
