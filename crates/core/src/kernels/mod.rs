@@ -9,9 +9,12 @@
 //! added in a fixed order.
 
 mod activation;
+mod attention;
 mod batch_norm;
 mod conv;
+mod gelu;
 mod gemm;
+mod layer_norm;
 mod linear;
 mod map;
 mod memory;
@@ -20,20 +23,28 @@ mod pool;
 mod precision;
 mod residual;
 mod simd;
+mod sink;
 mod storage;
 #[cfg(test)]
 mod test_support;
 mod tokens;
 
 pub use activation::relu;
+pub use attention::{attention, attention_map};
 pub use batch_norm::{BatchNormArgs, BatchStatistics, Statistics, batch_norm_fixed, batch_norm_train};
 pub use conv::{ConvSettings, conv1d, conv2d};
+pub use gelu::gelu;
+pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use map::FeatureMap;
+pub(crate) use map::lerp;
+pub use parallel::set_threads;
 pub use pool::{global_avg_pool, max_pool2d};
 pub use precision::{Precision, with_precision};
 pub use residual::residual;
 pub use tokens::{embed_tokens, take_token};
+
+pub(crate) use sink::ParamGradients;
 
 use candle_core::{DType, Tensor};
 

@@ -220,7 +220,13 @@ pub fn global_avg_pool(x: &FeatureMap) -> Result<Tensor> {
                 sum_rows(x, means);
                 means.iter_mut().for_each(|mean| *mean /= pixels as f32);
             });
-            Ok(x.token.apply_op1(AveragePoolOp { n, c, pixels, out: Output::new(out), slot: x.slot.clone() })?)
+            Ok(x.token.apply_op1(AveragePoolOp {
+                n,
+                c,
+                pixels,
+                out: Output::new(out),
+                slot: x.slot.clone(),
+            })?)
         }
     }
 }

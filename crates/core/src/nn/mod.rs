@@ -4,22 +4,20 @@ mod heads;
 mod layers;
 mod mode;
 mod params;
-#[cfg(any())]
 mod positions;
 mod resnet;
 #[cfg(test)]
 mod tests;
-#[cfg(any())]
 mod vit;
 
 pub use heads::{Mlp, MlpLayer};
-pub use layers::{BatchNorm, BatchNormConfig, BatchNormKind, Conv2d, Conv2dConfig, Linear, MaxPool2d, Relu};
+pub use layers::{
+    BatchNorm, BatchNormConfig, BatchNormKind, Conv2d, Conv2dConfig, LayerNorm, Linear, MaxPool2d, Relu,
+};
 pub use mode::{Mode, Noise};
 pub use params::{Builder, Entry, Init, Kind, ParamStore};
-#[cfg(any())]
 pub use positions::Interpolation;
 pub use resnet::{ResNet, ResNetConfig, Shortcut, Stem};
-#[cfg(any())]
 pub use vit::{VisionTransformer, VitConfig};
 
 use candle_core::Tensor;

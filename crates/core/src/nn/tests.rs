@@ -11,7 +11,7 @@ use crate::rng::{Key, Purpose};
 use crate::tensor::{GradCheck, check_gradients};
 
 /// Element `i` of the tensor `name`, by the formula in `make_resnet.py`.
-fn formula(name: &str, n: usize) -> Vec<f64> {
+pub(super) fn formula(name: &str, n: usize) -> Vec<f64> {
     let hash = name
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
@@ -25,7 +25,7 @@ fn formula(name: &str, n: usize) -> Vec<f64> {
     (0..n as u64).map(value).collect()
 }
 
-fn tensor(name: &str, shape: impl Into<Shape>) -> Result<Tensor> {
+pub(super) fn tensor(name: &str, shape: impl Into<Shape>) -> Result<Tensor> {
     let shape = shape.into();
     let values: Vec<f32> = formula(name, shape.elem_count()).iter().map(|&u| u as f32).collect();
     Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
@@ -54,35 +54,35 @@ fn fixture() -> Value {
     serde_json::from_str(text).expect("resnet.json")
 }
 
-fn list(value: &Value) -> Vec<f64> {
+pub(super) fn list(value: &Value) -> Vec<f64> {
     value.as_array().expect("list").iter().map(|v| v.as_f64().expect("number")).collect()
 }
 
-fn every(x: &Tensor, step: usize) -> Result<Vec<f64>> {
+pub(super) fn every(x: &Tensor, step: usize) -> Result<Vec<f64>> {
     let all = x.flatten_all()?.to_vec1::<f32>()?;
     Ok(all.into_iter().step_by(step).map(f64::from).collect())
 }
 
 /// Largest difference relative to the largest value.
-fn max_error(got: &[f64], want: &[f64]) -> f64 {
+pub(super) fn max_error(got: &[f64], want: &[f64]) -> f64 {
     assert_eq!(got.len(), want.len());
     let scale = want.iter().fold(1e-12f64, |m, w| m.max(w.abs()));
     got.iter().zip(want).fold(0.0, |m: f64, (g, w)| m.max((g - w).abs())) / scale
 }
 
 /// l2 norm of the difference relative to that of the values.
-fn l2_error(got: &[f64], want: &[f64]) -> f64 {
+pub(super) fn l2_error(got: &[f64], want: &[f64]) -> f64 {
     assert_eq!(got.len(), want.len());
     let square: f64 = got.iter().zip(want).map(|(g, w)| (g - w) * (g - w)).sum();
     (square / want.iter().map(|w| w * w).sum::<f64>()).sqrt()
 }
 
-fn input(case: &Value) -> Result<Tensor> {
+pub(super) fn input(case: &Value) -> Result<Tensor> {
     let shape: Vec<usize> = list(&case["shape"]).into_iter().map(|v| v as usize).collect();
     tensor("input", shape)
 }
 
-fn store() -> ParamStore {
+pub(super) fn store() -> ParamStore {
     ParamStore::new(0, &Device::Cpu)
 }
 

@@ -280,3 +280,6 @@ impl Block {
         residual(&x, &self.fc2.forward_rows(&hidden, mode)?, scales.map(|s| s[1]))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! The choice between the ways to compute a convolution, by shape and precision alone.
 
-use super::shape::ConvShape;
 use super::implicit;
+use super::shape::ConvShape;
 use super::winograd::{self, Variant};
 use crate::kernels::precision::Precision;
 

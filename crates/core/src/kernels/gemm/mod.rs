@@ -5,10 +5,10 @@
 
 mod panels;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod weight;
 
-pub(crate) use panels::{Columns, LINE, copy_columns, run, transpose};
+pub(crate) use panels::{Columns, LINE, copy_columns, run, transpose, transpose_rows};
 
 use super::memory::Buffer;
 use super::parallel::{self, Disjoint, scratch};
@@ -194,7 +194,7 @@ pub(crate) fn column_sums(rows: usize, o: usize, dy: &[f32], out: &mut [f32]) {
 
 vectorized! {
     /// Adds every row of `rows` to `sums`.
-    fn add_rows(rows: &[f32], sums: &mut [f32]) {
+    pub(crate) fn add_rows(rows: &[f32], sums: &mut [f32]) {
         for row in rows.chunks_exact(sums.len()) {
             for (sum, value) in sums.iter_mut().zip(row) {
                 *sum += value;

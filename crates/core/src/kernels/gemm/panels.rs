@@ -70,9 +70,9 @@ pub(crate) fn copy_columns(
 ) {
     let rows = dst.len() / width;
     if used == width && width == PANEL {
-        copy_fixed::<PANEL>(src, pitch, first, dst);
+        copy_panel(&src[first..], pitch, dst);
     } else if used == width && width == LINE {
-        copy_fixed::<LINE>(src, pitch, first, dst);
+        copy_line(&src[first..], pitch, dst);
     } else {
         for (row, dst) in dst.chunks_exact_mut(width).enumerate().take(rows) {
             let start = row * pitch + first;
@@ -82,20 +82,52 @@ pub(crate) fn copy_columns(
     }
 }
 
-fn copy_fixed<const WIDTH: usize>(src: &[f32], pitch: usize, first: usize, dst: &mut [f32]) {
-    for (dst, src) in dst.chunks_exact_mut(WIDTH).zip(src[first..].chunks(pitch)) {
-        dst.copy_from_slice(&src[..WIDTH]);
+vectorized! {
+    fn copy_panel(src: &[f32], pitch: usize, dst: &mut [f32]) {
+        copy_fixed::<PANEL>(src, pitch, dst);
+    }
+
+    fn copy_line(src: &[f32], pitch: usize, dst: &mut [f32]) {
+        copy_fixed::<LINE>(src, pitch, dst);
     }
 }
 
+#[inline(always)]
+fn copy_fixed<const WIDTH: usize>(src: &[f32], pitch: usize, dst: &mut [f32]) {
+    for (dst, src) in dst.as_chunks_mut::<WIDTH>().0.iter_mut().zip(src.chunks(pitch)) {
+        if let Some(src) = src.first_chunk() {
+            *dst = *src;
+        }
+    }
+}
+
+/// Rows `0..used` of `src` (of `pitch` elements) as columns of `dst`: column `j` of `src` becomes row `place[j]` of
+/// `dst`, of `width` elements, zeros beyond `used`. No `place` leaves the order as it is.
+pub(crate) fn transpose(
+    src: &[f32],
+    pitch: usize,
+    used: usize,
+    width: usize,
+    place: Option<&[usize]>,
+    dst: &mut [f32],
+) {
+    transpose_rows(src, (pitch, pitch), (used, width), place, dst);
+}
+
 vectorized! {
-    /// Rows `0..used` of `src` (of `pitch` elements) as columns of `dst`: column `j` of `src` becomes row `place[j]` of
-    /// `dst`, of `width` elements, zeros beyond `used`. No `place` leaves the order as it is.
-    pub(crate) fn transpose(src: &[f32], pitch: usize, used: usize, width: usize, place: Option<&[usize]>, dst: &mut [f32]) {
+    /// As [`transpose`], for the first `count` of `pitch` elements of every row.
+    pub(crate) fn transpose_rows(
+        src: &[f32],
+        row: (usize, usize),
+        columns: (usize, usize),
+        place: Option<&[usize]>,
+        dst: &mut [f32],
+    ) {
+        let ((pitch, count), (used, width)) = (row, columns);
         for half in (0..width).step_by(LINE) {
             let rows = used.saturating_sub(half).min(LINE);
-            for first in (0..pitch).step_by(LINE) {
-                let columns = LINE.min(pitch - first);
+            for first in (0..count).step_by(LINE) {
+                let columns = LINE.min(count - first);
                 // A square in registers: rows a power of two apart would push each other out of the cache.
                 let mut block = [[0f32; LINE]; LINE];
                 for (row, block) in block.iter_mut().enumerate().take(rows) {

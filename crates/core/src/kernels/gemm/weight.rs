@@ -1,16 +1,22 @@
 //! The weight gradient of a matrix product, `dw = dy^T x`: a short, wide result of a very deep product.
 
-use super::{Columns, LINE, UNITS, copy_columns, run};
+use super::{Columns, LINE, UNITS, run};
 use crate::kernels::memory::Buffer;
 use crate::kernels::parallel::{self, Disjoint, scratch};
-use crate::kernels::simd::{Level, PANEL, Panel, Tile, vectorized};
+use crate::kernels::simd::{Level, PANEL, Panel, TILE_ROWS, Tile, vectorized};
 
 /// Rows of one pass: a panel of each operand stays in the first-level cache.
 const DEPTH: usize = 256;
+/// Outputs that are packed side by side: two tiles.
+const GROUP: usize = 2 * TILE_ROWS;
+/// From one group of packed columns to the next: a little more than they take, because powers of two collide in the
+/// cache.
+const GROUP_STRIDE: usize = DEPTH * GROUP + LINE;
+const PANEL_STRIDE: usize = DEPTH * PANEL + LINE;
 /// Largest extents of the part of `dw` that one unit makes (outputs, inputs), whole panels.
-const PART: (usize, usize) = (256, 256);
+const PART: (usize, usize) = (384, 256);
 /// Fewest rows worth a partial sum of their own.
-const FEWEST: usize = 512;
+const FEWEST: usize = 384;
 /// Largest memory of the partial sums, in elements.
 const PARTIALS: usize = 4 << 20;
 
@@ -25,14 +31,19 @@ struct Cut {
 
 impl Cut {
     fn new(rows: usize, c: usize, o: usize) -> Self {
-        let (mut part, size) = (PART, o * c);
-        let parts = |part: (usize, usize)| (o.div_ceil(part.0), c.div_ceil(part.1));
-        let most = (PARTIALS / size).min(rows / FEWEST).max(1);
+        let most = (PARTIALS / (o * c)).min(rows / FEWEST).max(1);
+        let mut parts = (o.div_ceil(PART.0), c.div_ceil(PART.1));
+        // Even parts of whole groups and panels.
+        let part = |parts: (usize, usize)| {
+            (o.div_ceil(parts.0).next_multiple_of(GROUP), c.div_ceil(parts.1).next_multiple_of(PANEL))
+        };
         // Smaller parts pack the operands more often, more groups have more to add up.
-        while parts(part).0 * parts(part).1 * most < UNITS && part.0 * part.1 > 64 * 64 {
-            part = if part.0 > part.1 { (part.0 / 2, part.1) } else { (part.0, part.1 / 2) };
+        while parts.0 * parts.1 * most < UNITS && part(parts).0 * part(parts).1 > 64 * 64 {
+            let (outputs, inputs) = part(parts);
+            parts = if outputs > inputs { (parts.0 + 1, parts.1) } else { (parts.0, parts.1 + 1) };
         }
-        let parts = parts(part);
+        let part = part(parts);
+        let parts = (o.div_ceil(part.0), c.div_ceil(part.1));
         let groups = UNITS.div_ceil(parts.0 * parts.1).min(most);
         let rows = rows.div_ceil(groups);
         Self { part, parts, rows, groups }
@@ -84,7 +95,7 @@ fn sum_rows(
     (out, start): (&Disjoint, usize),
 ) {
     let columns = Columns(inputs.1);
-    let lines = outputs.1.div_ceil(LINE);
+    let groups = outputs.1.div_ceil(GROUP);
     if taken.is_empty() {
         for row in 0..outputs.1 {
             // SAFETY: this part of this group's sums belongs to the unit.
@@ -92,26 +103,21 @@ fn sum_rows(
         }
     }
     let first = taken.start;
-    scratch(DEPTH * lines * LINE, DEPTH * columns.padded(), |a, b| {
+    scratch(groups * GROUP_STRIDE, columns.panels() * PANEL_STRIDE, |a, b| {
         for row in taken.clone().step_by(DEPTH) {
             let depth = DEPTH.min(taken.end - row);
-            for line in 0..lines {
-                let used = LINE.min(outputs.1 - line * LINE);
-                let dst = &mut a[line * LINE * DEPTH..][..depth * LINE];
-                copy_columns(&dy[row * o..], o, outputs.0 + line * LINE, (used, LINE), dst);
-            }
+            pack_groups(&dy[row * o + outputs.0..], o, outputs.1, depth, a);
+            pack_panels(&x[row * c + inputs.0..], c, inputs.1, depth, b);
             for panel in 0..columns.panels() {
                 let (used, width) = (columns.used(panel), columns.width(panel));
-                let b = &mut b[panel * PANEL * DEPTH..][..depth * width];
-                copy_columns(&x[row * c..], c, inputs.0 + panel * PANEL, (used, width), b);
-                for line in 0..lines {
-                    let height = LINE.min(outputs.1 - line * LINE);
-                    let place = start + (outputs.0 + line * LINE) * c + inputs.0 + panel * PANEL;
+                for group in 0..groups {
+                    let height = GROUP.min(outputs.1 - group * GROUP);
+                    let place = start + (outputs.0 + group * GROUP) * c + inputs.0 + panel * PANEL;
                     let tile = Tile {
-                        a: a[line * LINE * DEPTH..].as_ptr(),
+                        a: a[group * GROUP_STRIDE..].as_ptr(),
                         a_row: 1,
-                        a_step: LINE,
-                        b: b.as_ptr(),
+                        a_step: GROUP,
+                        b: b[panel * PANEL_STRIDE..].as_ptr(),
                         b_step: width,
                         // SAFETY: as above.
                         c: unsafe { out.pointer(place, (height - 1) * c + used) },
@@ -125,6 +131,52 @@ fn sum_rows(
             }
         }
     });
+}
+
+vectorized! {
+    /// `count` columns in groups of [`GROUP`], `depth` rows each.
+    fn pack_groups(src: &[f32], pitch: usize, count: usize, depth: usize, dst: &mut [f32]) {
+        pack::<GROUP, GROUP_STRIDE>(src, pitch, count, depth, dst);
+    }
+
+    /// `count` columns as [`Columns`] lays them out, `depth` rows each.
+    fn pack_panels(src: &[f32], pitch: usize, count: usize, depth: usize, dst: &mut [f32]) {
+        let whole = count / PANEL;
+        pack::<PANEL, PANEL_STRIDE>(src, pitch, whole * PANEL, depth, dst);
+        let rest = count - whole * PANEL;
+        let (src, dst) = (&src[whole * PANEL..], &mut dst[whole * PANEL_STRIDE..]);
+        if rest > LINE {
+            pack::<PANEL, PANEL_STRIDE>(src, pitch, rest, depth, dst);
+        } else if rest > 0 {
+            pack::<LINE, PANEL_STRIDE>(src, pitch, rest, depth, dst);
+        }
+    }
+}
+
+/// Columns in groups of `WIDTH`, `STRIDE` apart, zeros in what the last group has too much. Row by row: columns by
+/// columns would ask for another page of memory with every row.
+#[inline(always)]
+fn pack<const WIDTH: usize, const STRIDE: usize>(
+    src: &[f32],
+    pitch: usize,
+    count: usize,
+    depth: usize,
+    dst: &mut [f32],
+) {
+    if count == 0 {
+        return;
+    }
+    for (i, row) in src.chunks(pitch).take(depth).enumerate() {
+        let (groups, rest) = row[..count].as_chunks::<WIDTH>();
+        for (j, group) in groups.iter().enumerate() {
+            dst[j * STRIDE + i * WIDTH..][..WIDTH].copy_from_slice(group);
+        }
+        if !rest.is_empty() {
+            let dst = &mut dst[groups.len() * STRIDE + i * WIDTH..][..WIDTH];
+            dst[..rest.len()].copy_from_slice(rest);
+            dst[rest.len()..].fill(0.0);
+        }
+    }
 }
 
 vectorized! {

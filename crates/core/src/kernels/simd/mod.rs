@@ -4,6 +4,7 @@
 //! Two things live here: [`Tile`], the one product kernel that every matrix product and convolution is made of, and
 //! [`vectorized!`], which compiles an ordinary loop once for each instruction set.
 
+pub(crate) mod math;
 mod tile;
 
 pub(crate) use tile::{PANEL, Panel, TILE_ROWS, Tap, Tile};

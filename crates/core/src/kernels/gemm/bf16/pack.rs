@@ -1,0 +1,153 @@
+//! Operands as bf16: pairs of steps of the depth in one word, the step before in the low half, zeros where the depth or
+//! the columns end.
+//!
+//! Everything here needs AVX512-BF16, which the callers make sure of.
+
+use std::arch::x86_64::*;
+
+use crate::kernels::gemm::LINE;
+
+/// Rows that are asked for in advance: processors do not foresee where the next row of a part of a matrix begins.
+const AHEAD: usize = 4;
+
+/// `values` as words, for buffers that hold pairs.
+pub(super) fn words(values: &mut [f32]) -> &mut [u32] {
+    // SAFETY: same size and alignment, and any bits are a value of both types.
+    unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), values.len()) }
+}
+
+/// Rows of `depth` elements, `pitch` apart, as rows of pairs, `to_pitch` apart; these are filled up to whole vectors.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(super) fn rows(src: &[f32], pitch: usize, depth: usize, to: &mut [u32], to_pitch: usize) {
+    for (src, to) in src.chunks(pitch).zip(to.chunks_mut(to_pitch)) {
+        for (src, to) in src[..depth].chunks(2 * LINE).zip(to.as_chunks_mut::<LINE>().0) {
+            store(pairs(src), to);
+        }
+    }
+}
+
+/// Rows `0..used` of `src`, `pitch` apart, of which `depth` elements are taken, as columns of a panel of `width`: row `p`
+/// of `to` gets pair `p` of each.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(super) fn transposed(
+    src: &[f32],
+    pitch: usize,
+    depth: usize,
+    (used, width): (usize, usize),
+    to: &mut [u32],
+) {
+    let low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    let high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+    for half in (0..width).step_by(LINE) {
+        let rows = used.saturating_sub(half).min(LINE);
+        for first in (0..depth).step_by(2 * LINE) {
+            let steps = (depth - first).min(2 * LINE);
+            let mut block = [_mm512_setzero_si512(); LINE];
+            for (row, block) in block.iter_mut().enumerate() {
+                if row < rows {
+                    *block = pairs(&src[(half + row) * pitch + first..][..steps]);
+                }
+            }
+            // Rows `i` and `i + 8` interleaved; four times over, this transposes.
+            for _ in 0..4 {
+                let from = block;
+                for i in 0..LINE / 2 {
+                    block[2 * i] = _mm512_permutex2var_epi32(from[i], low, from[i + 8]);
+                    block[2 * i + 1] = _mm512_permutex2var_epi32(from[i], high, from[i + 8]);
+                }
+            }
+            for (j, line) in block.iter().enumerate().take(steps.div_ceil(2)) {
+                store(*line, &mut to[(first / 2 + j) * width + half..]);
+            }
+        }
+    }
+}
+
+/// Columns `0..used` of `depth` rows of `src`, `pitch` apart, in panels of `VECTORS` vectors, `to_pitch` apart: row `p` of
+/// a panel gets pair `p` of its columns. The last panel is as wide as its columns need in whole vectors.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(super) fn columns<const VECTORS: usize>(
+    src: &[f32],
+    pitch: usize,
+    depth: usize,
+    used: usize,
+    to: &mut [u32],
+    to_pitch: usize,
+) {
+    let width = VECTORS * LINE;
+    let (full, rest) = (used / width, used % width);
+    // Along the rows: they may lie so far apart that each one is a page of its own.
+    for pair in 0..depth.div_ceil(2) {
+        let low = &src[2 * pair * pitch..][..used];
+        let high: &[f32] = if 2 * pair + 1 < depth { &src[(2 * pair + 1) * pitch..][..used] } else { &[] };
+        for panel in 0..full {
+            let to = &mut to[panel * to_pitch + pair * width..][..width];
+            for v in 0..VECTORS {
+                let at = panel * width + v * LINE;
+                ahead(low, AHEAD * pitch + at);
+                ahead(high, AHEAD * pitch + at);
+                store(mixed(load(low, at), load(high, at)), &mut to[v * LINE..]);
+            }
+        }
+        let width = rest.next_multiple_of(LINE);
+        for at in (0..rest).step_by(LINE) {
+            let from = full * VECTORS * LINE + at;
+            let words = mixed(load(low, from), load(high, from));
+            store(words, &mut to[full * to_pitch + pair * width + at..]);
+        }
+    }
+}
+
+/// Asks for the cache line of element `at`, which may lie beyond the end.
+#[inline]
+fn ahead(src: &[f32], at: usize) {
+    // SAFETY: a hint that never faults.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(src.as_ptr().wrapping_add(at).cast()) }
+}
+
+/// Two rows of 16 numbers as 16 pairs.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn mixed(low: __m512, high: __m512) -> __m512i {
+    // Element `i` of the first row, then that of the second.
+    let first = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    let order = _mm512_or_si512(first, _mm512_slli_epi32::<16>(_mm512_add_epi32(first, _mm512_set1_epi32(16))));
+    _mm512_permutexvar_epi16(order, converted(low, high))
+}
+
+/// Up to 32 numbers as 16 pairs.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn pairs(src: &[f32]) -> __m512i {
+    converted(load(src, 0), load(src, LINE))
+}
+
+/// Up to 16 numbers from `at` on, zeros where `src` ends.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn load(src: &[f32], at: usize) -> __m512 {
+    let count = src.len().saturating_sub(at);
+    if count >= LINE {
+        // SAFETY: 16 elements from `at` on exist.
+        unsafe { _mm512_loadu_ps(src.as_ptr().add(at)) }
+    } else {
+        // SAFETY: `count` elements from `at` on exist, and the mask has as many bits.
+        unsafe { _mm512_maskz_loadu_ps((1 << count) - 1, src.as_ptr().wrapping_add(at)) }
+    }
+}
+
+/// 32 numbers as bf16, those of `low` first.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn converted(low: __m512, high: __m512) -> __m512i {
+    // SAFETY: both are 64 bytes of any content.
+    unsafe { std::mem::transmute(_mm512_cvtne2ps_pbh(high, low)) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn store(words: __m512i, to: &mut [u32]) {
+    let to = &mut to[..LINE];
+    // SAFETY: the slice has 16 elements.
+    unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), words) }
+}

@@ -1,0 +1,178 @@
+use super::super::tests::{assert_close, noise};
+use super::*;
+
+/// Every way that this machine can go.
+fn ways() -> Vec<Way> {
+    let mut ways = vec![Way::Rounded, Way::best()];
+    ways.dedup();
+    ways
+}
+
+/// `a` `[m, k]` times `b` `[k, n]`, both given by element and rounded.
+fn product_of(
+    (m, k, n): Extents,
+    a: impl Fn(usize, usize) -> f32,
+    b: impl Fn(usize, usize) -> f32,
+) -> Vec<f64> {
+    let b: Vec<f64> = (0..k * n).map(|i| f64::from(rounded(b(i / n, i % n)))).collect();
+    let mut out = vec![0.0; m * n];
+    for (i, out) in out.chunks_mut(n).enumerate() {
+        for (p, b) in b.chunks(n).enumerate() {
+            let a = f64::from(rounded(a(i, p)));
+            out.iter_mut().zip(b).for_each(|(out, b)| *out += a * b);
+        }
+    }
+    out
+}
+
+const SHAPES: [Extents; 13] = [
+    (1, 1, 1),
+    (5, 3, 7),
+    (13, 16, 32),
+    (12, 64, 48),
+    (100, 33, 65),
+    (197, 70, 130),
+    (393, 40, 300),
+    (700, 17, 20),
+    (1300, 64, 64),
+    (2100, 300, 40),
+    (40, 1030, 50),
+    (530, 600, 7),
+    // Two passes over the depth, with panels that a unit packs itself and with shared ones.
+    (60, 1201, 260),
+];
+
+#[test]
+fn products_match_plain_loops_over_rounded_operands() {
+    for way in ways() {
+        for (rows, c, o) in SHAPES {
+            let what = format!("{way:?} {rows} x {c} -> {o}");
+            let (x, w) = (noise(rows * c, 1), noise(o * c, 2));
+            let (dy, bias) = (noise(rows * o, 3), noise(o, 4));
+            let mut y = vec![f32::NAN; rows * o];
+            let mut want = product_of((rows, c, o), |i, p| x[i * c + p], |p, j| w[j * c + p]);
+            linear_by(way, (rows, c, o), &x, &w, None, &mut y);
+            assert_close(&y, &want, c, &what);
+            want.iter_mut().enumerate().for_each(|(i, v)| *v += f64::from(bias[i % o]));
+            linear_by(way, (rows, c, o), &x, &w, Some(&bias), &mut y);
+            assert_close(&y, &want, c, &format!("{what} with bias"));
+
+            let mut want = product_of((rows, o, c), |i, p| dy[i * o + p], |p, j| w[p * c + j]);
+            let mut dx = vec![f32::NAN; rows * c];
+            backward_data_by(way, (rows, c, o), &dy, &w, &mut dx, false);
+            assert_close(&dx, &want, o, &format!("{what} dx"));
+            dx.copy_from_slice(&x);
+            want.iter_mut().zip(&x).for_each(|(v, x)| *v += f64::from(*x));
+            backward_data_by(way, (rows, c, o), &dy, &w, &mut dx, true);
+            assert_close(&dx, &want, o, &format!("{what} dx added"));
+
+            let want = product_of((o, rows, c), |i, p| dy[p * o + i], |p, j| x[p * c + j]);
+            let mut dw = vec![f32::NAN; o * c];
+            backward_weight_by(way, (rows, c, o), &x, &dy, &mut dw);
+            assert_close(&dw, &want, rows, &format!("{what} dw"));
+        }
+    }
+}
+
+#[test]
+fn rounds_to_the_nearest_even() {
+    let one = |bits: u32| f32::from_bits(0x3f80_0000 + bits);
+    for (from, to) in [
+        (one(0), one(0)),
+        (one(0x7fff), one(0)),
+        (one(0x8000), one(0)),
+        (one(0x8001), one(0x1_0000)),
+        (one(0x1_7fff), one(0x1_0000)),
+        (one(0x1_8000), one(0x2_0000)),
+        (f32::MAX, f32::INFINITY),
+        (f32::MIN_POSITIVE / 2.0, 0.0),
+        (f32::INFINITY, f32::INFINITY),
+    ] {
+        assert_eq!(rounded(from).to_bits(), to.to_bits(), "{from}");
+        assert_eq!(rounded(-from).to_bits(), (-to).to_bits(), "{}", -from);
+    }
+    assert!(rounded(f32::NAN).is_nan() && rounded(f32::from_bits(0x7f80_0001)).is_nan());
+}
+
+/// Products with the identity show how each operand was rounded.
+#[test]
+fn every_way_rounds_the_same() {
+    const N: usize = 37;
+    // Random bits below 2^64 but for the last values.
+    let mut values: Vec<f32> = noise(N * N, 6).iter().map(|v| v * 1e4).collect();
+    for (i, v) in values.iter_mut().enumerate().filter(|(i, _)| i % 3 == 0) {
+        *v = f32::from_bits(v.to_bits() & !0xffff | [0x7fff, 0x8000, 0x8001][i % 9 / 3]);
+    }
+    let identity: Vec<f32> = (0..N * N).map(|i| f32::from(u8::from(i / N == i % N))).collect();
+    let want: Vec<f32> = values.iter().map(|v| rounded(*v)).collect();
+    for way in ways() {
+        let mut got = [(); 6].map(|()| vec![f32::NAN; N * N]);
+        let [left, right, dy, w, x, out] = &mut got;
+        linear_by(way, (N, N, N), &values, &identity, None, left);
+        linear_by(way, (N, N, N), &identity, &values, None, right);
+        backward_data_by(way, (N, N, N), &values, &identity, dy, false);
+        backward_data_by(way, (N, N, N), &identity, &values, w, false);
+        backward_weight_by(way, (N, N, N), &values, &identity, x);
+        backward_weight_by(way, (N, N, N), &identity, &values, out);
+        for (i, got) in got.iter().enumerate() {
+            let turned = i == 1 || i == 5;
+            let want = (0..N * N).map(|j| if turned { want[j % N * N + j / N] } else { want[j] });
+            assert!(want.eq(got.iter().copied()), "{way:?}: operand {i}");
+        }
+    }
+}
+
+#[test]
+fn nan_and_infinities_stay_and_do_not_spread() {
+    let (rows, c, o) = (30, 35, 41);
+    let mut x = noise(rows * c, 1);
+    let (mut w, dy) = (noise(o * c, 2), noise(rows * o, 3));
+    w.iter_mut().for_each(|w| *w = w.abs() + 0.5);
+    // In the last column, whose partner in the pair is padding.
+    x[3 * c + c - 1] = f32::NAN;
+    x[7 * c + c - 1] = f32::INFINITY;
+    x[8 * c + 2] = f32::NEG_INFINITY;
+    for way in ways() {
+        let mut y = vec![0.0; rows * o];
+        linear_by(way, (rows, c, o), &x, &w, None, &mut y);
+        for (row, y) in y.chunks(o).enumerate() {
+            assert!(
+                y.iter().all(|y| match row {
+                    3 => y.is_nan(),
+                    7 => *y == f32::INFINITY,
+                    8 => *y == f32::NEG_INFINITY,
+                    _ => y.is_finite(),
+                }),
+                "{way:?}: row {row}"
+            );
+        }
+        let mut dw = vec![0.0; o * c];
+        backward_weight_by(way, (rows, c, o), &x, &dy, &mut dw);
+        for (i, dw) in dw.iter().enumerate() {
+            assert_eq!(dw.is_nan(), i % c == c - 1, "{way:?}: dw {i}");
+            assert_eq!(dw.is_infinite(), i % c == 2, "{way:?}: dw {i}");
+        }
+    }
+}
+
+#[test]
+fn results_do_not_depend_on_the_number_of_threads() {
+    let (rows, c, o) = (3001, 80, 72);
+    let (x, w, dy) = (noise(rows * c, 1), noise(o * c, 2), noise(rows * o, 3));
+    for way in ways() {
+        let results = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| {
+                let mut out = [rows * o, rows * c, o * c].map(|len| vec![0f32; len]);
+                linear_by(way, (rows, c, o), &x, &w, None, &mut out[0]);
+                backward_data_by(way, (rows, c, o), &dy, &w, &mut out[1], false);
+                backward_weight_by(way, (rows, c, o), &x, &dy, &mut out[2]);
+                out
+            })
+        };
+        let one = results(1);
+        for threads in [2, 3, 5] {
+            assert!(one == results(threads), "{way:?}: {threads} threads");
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! The gradient of the weights, `dw = dy^T x`: a short, wide result of a very deep product.
+
+use std::ops::Range;
+
+use super::tile::Tile;
+use super::{Extents, pack};
+use crate::kernels::gemm::{Columns, LINE, UNITS};
+use crate::kernels::memory::Buffer;
+use crate::kernels::parallel::{self, Disjoint, scratch};
+use crate::kernels::simd::{PANEL, vectorized};
+
+/// Rows of one pass, an even number: a panel of each operand stays in the first-level cache.
+const DEPTH: usize = 256;
+/// Words of a line of outputs and of a panel of inputs: an odd number of cache lines, so that what is packed side by
+/// side does not push each other out.
+const PITCH: (usize, usize) = (DEPTH / 2 * LINE + LINE, DEPTH / 2 * PANEL + LINE);
+/// Largest extents of the part of `dw` that one unit makes (outputs, inputs), whole panels.
+const PART: (usize, usize) = (256, 256);
+/// Fewest rows worth a partial sum of their own.
+const FEWEST: usize = 512;
+/// Largest memory of the partial sums, in elements.
+const PARTIALS: usize = 4 << 20;
+
+/// Parts along the outputs and inputs, and their extents; groups of rows, and their extent.
+#[derive(Debug, Clone, Copy)]
+struct Cut {
+    part: (usize, usize),
+    parts: (usize, usize),
+    rows: usize,
+    groups: usize,
+}
+
+impl Cut {
+    fn new((rows, c, o): Extents) -> Self {
+        let (mut part, size) = (PART, o * c);
+        let parts = |part: (usize, usize)| (o.div_ceil(part.0), c.div_ceil(part.1));
+        let most = (PARTIALS / size.max(1)).min(rows / FEWEST).max(1);
+        // Smaller parts pack the operands more often, more groups have more to add up.
+        while parts(part).0 * parts(part).1 * most < UNITS && part.0 * part.1 > 64 * 64 {
+            part = if part.0 > part.1 { (part.0 / 2, part.1) } else { (part.0, part.1 / 2) };
+        }
+        let parts = parts(part);
+        let groups = UNITS.div_ceil((parts.0 * parts.1).max(1)).min(most);
+        let rows = rows.div_ceil(groups).next_multiple_of(2);
+        Self { part, parts, rows, groups }
+    }
+}
+
+pub(super) fn backward_weight((rows, c, o): Extents, x: &[f32], dy: &[f32], dw: &mut [f32]) {
+    assert!(
+        x.len() >= rows * c && dy.len() >= rows * o && dw.len() >= o * c,
+        "matrix product: operands too short"
+    );
+    let cut = Cut::new((rows, c, o));
+    let dw = &mut dw[..o * c];
+    let mut partial = Buffer::new(if cut.groups > 1 { cut.groups * o * c } else { 0 });
+    let out = Disjoint::new(if cut.groups > 1 { &mut partial } else { &mut *dw });
+    parallel::for_each(cut.parts.0 * cut.parts.1 * cut.groups, |unit| {
+        let (group, part) = (unit / (cut.parts.0 * cut.parts.1), unit % (cut.parts.0 * cut.parts.1));
+        let (output, input) = (part / cut.parts.1 * cut.part.0, part % cut.parts.1 * cut.part.1);
+        let part = Part {
+            extents: (c, o),
+            outputs: output..o.min(output + cut.part.0),
+            inputs: input..c.min(input + cut.part.1),
+            taken: (group * cut.rows).min(rows)..((group + 1) * cut.rows).min(rows),
+        };
+        part.sum(x, dy, &out, group * o * c);
+    });
+    if cut.groups > 1 {
+        let chunk = dw.len().div_ceil(UNITS).next_multiple_of(LINE);
+        let (size, out) = (dw.len(), Disjoint::new(dw));
+        parallel::for_each(size.div_ceil(chunk), |i| {
+            let first = i * chunk;
+            // SAFETY: chunks do not overlap.
+            let out = unsafe { out.slice(first, chunk.min(size - first)) };
+            add_parts(&partial[first..], size, cut.groups, out);
+        });
+    }
+}
+
+/// Some outputs and inputs of `dw`, over the rows `taken` of the operands.
+struct Part {
+    extents: (usize, usize),
+    outputs: Range<usize>,
+    inputs: Range<usize>,
+    taken: Range<usize>,
+}
+
+impl Part {
+    /// Writes this part of the matrix that begins at `start` of `out`.
+    fn sum(&self, x: &[f32], dy: &[f32], out: &Disjoint, start: usize) {
+        let Self { extents: (c, o), outputs, inputs, taken } = self;
+        let (columns, lines) = (Columns(inputs.len()), outputs.len().div_ceil(LINE));
+        if taken.is_empty() {
+            for row in outputs.clone() {
+                // SAFETY: this part of this group's sums belongs to the unit.
+                unsafe { out.slice(start + row * c + inputs.start, inputs.len()) }.fill(0.0);
+            }
+        }
+        scratch(lines * PITCH.0, columns.panels() * PITCH.1, |a, b| {
+            let (a, b) = (pack::words(a), pack::words(b));
+            for row in taken.clone().step_by(DEPTH) {
+                let depth = DEPTH.min(taken.end - row);
+                // SAFETY: only called on machines with the instructions.
+                unsafe {
+                    let dy = &dy[row * o + outputs.start..];
+                    pack::columns::<1>(dy, *o, depth, outputs.len(), a, PITCH.0);
+                    let x = &x[row * c + inputs.start..];
+                    pack::columns::<2>(x, *c, depth, inputs.len(), b, PITCH.1);
+                }
+                for panel in 0..columns.panels() {
+                    let used = columns.used(panel);
+                    for line in 0..lines {
+                        let height = LINE.min(outputs.len() - line * LINE);
+                        let place = start + (outputs.start + line * LINE) * c + inputs.start + panel * PANEL;
+                        // SAFETY: as above.
+                        let part = unsafe { out.pointer(place, (height - 1) * c + used) };
+                        let tile = Tile {
+                            a: a[line * PITCH.0..].as_ptr(),
+                            a_row: 1,
+                            a_step: LINE,
+                            b: b[panel * PITCH.1..].as_ptr(),
+                            pairs: depth.div_ceil(2),
+                            c: part,
+                            c_row: *c,
+                            d: if row > taken.start { part.cast_const() } else { std::ptr::null() },
+                            d_row: *c,
+                            columns: used,
+                            next: std::ptr::null(),
+                            next_step: 0,
+                        };
+                        // SAFETY: only called on machines with the instructions; both operands were packed with these
+                        // extents, and the part of the sums is the unit's own.
+                        unsafe { tile.run(height) };
+                    }
+                }
+            }
+        });
+    }
+}
+
+vectorized! {
+    /// The sum of `count` rows, `pitch` apart.
+    fn add_parts(parts: &[f32], pitch: usize, count: usize, out: &mut [f32]) {
+        out.copy_from_slice(&parts[..out.len()]);
+        for i in 1..count {
+            for (out, part) in out.iter_mut().zip(&parts[i * pitch..]) {
+                *out += part;
+            }
+        }
+    }
+}
