@@ -7,6 +7,7 @@ mod data;
 mod eval;
 mod figures;
 mod methods;
+mod peers;
 mod progress;
 mod reproduce;
 mod results;

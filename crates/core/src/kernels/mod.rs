@@ -12,11 +12,13 @@ mod activation;
 mod batch_norm;
 mod conv;
 #[allow(dead_code)]
-mod memory;
-mod parallel;
+pub(crate) mod gemm;
+#[allow(dead_code)]
+pub(crate) mod memory;
+pub(crate) mod parallel;
 mod pool;
 #[allow(dead_code, unused_imports, unused_macros)]
-mod simd;
+pub(crate) mod simd;
 mod storage;
 
 pub use activation::relu;
