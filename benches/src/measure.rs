@@ -28,7 +28,13 @@ impl Timing {
         samples.sort_by(f64::total_cmp);
         let at = |part: f64| samples[((samples.len() - 1) as f64 * part).round() as usize];
         let ms = at(0.5);
-        Self { ms, spread: (at(0.75) - at(0.25)) / 2.0 / ms, items, peak_rss_mb: peak_rss_mb(), more: Map::new() }
+        Self {
+            ms,
+            spread: (at(0.75) - at(0.25)) / 2.0 / ms,
+            items,
+            peak_rss_mb: peak_rss_mb(),
+            more: Map::new(),
+        }
     }
 
     /// Adds one more figure.
@@ -53,7 +59,8 @@ pub fn time(items: usize, repeats: usize, mut unit: impl FnMut() -> Result<()>) 
     // The first call of a short unit mostly measures caches and page faults.
     let once = if first < 1.0 { run(1)? } else { first };
     let times = (SHORTEST / once.max(1e-7)).ceil().max(1.0) as usize;
-    let samples = (0..repeats.max(1)).map(|_| Ok(run(times)? / times as f64 * 1e3)).collect::<Result<Vec<_>>>()?;
+    let samples =
+        (0..repeats.max(1)).map(|_| Ok(run(times)? / times as f64 * 1e3)).collect::<Result<Vec<_>>>()?;
     Ok(Timing::from_samples(items, samples))
 }
 

@@ -76,7 +76,12 @@ pub const ALL: &[Case] = &[
     case("micro_conv_64", 64, micro::conv_64, "one 3x3 convolution of 64 channels at 32x32, GFLOP/s"),
     case("micro_conv_r18", 128, micro::conv_r18, "the convolutions of a CIFAR ResNet-18, GFLOP/s of each"),
     case("micro_conv_r50", 8, micro::conv_r50, "the convolutions of a ResNet-50 at 224x224, GFLOP/s of each"),
-    case("startup", 64, startup::startup, "process start to the end of a first SimCLR step on embedded images"),
+    case(
+        "startup",
+        64,
+        startup::startup,
+        "process start to the end of a first SimCLR step on embedded images",
+    ),
     case("first_step", 64, startup::first_step, "what `startup` starts: everything up to one step, once"),
 ];
 

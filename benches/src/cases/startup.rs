@@ -55,7 +55,9 @@ pub(super) fn startup(batch: usize, repeats: usize) -> Result<Timing> {
     // One more to warm the page cache.
     for round in 0..=repeats.max(1) {
         let start = now();
-        let child = Command::new(&program).args(["bench", CHILD, "--json", "--batch", &batch.to_string()]).output()?;
+        let child = Command::new(&program)
+            .args(["bench", CHILD, "--json", "--batch", &batch.to_string()])
+            .output()?;
         if !child.status.success() {
             bail!("{CHILD}: {}", String::from_utf8_lossy(&child.stderr).trim());
         }

@@ -48,7 +48,13 @@ fn time_deep(items: usize, repeats: usize, unit: impl FnMut() -> Result<()> + Se
     timing
 }
 
-fn simclr_step(backbone: ResNetConfig, hidden: usize, size: usize, batch: usize, repeats: usize) -> Result<Timing> {
+fn simclr_step(
+    backbone: ResNetConfig,
+    hidden: usize,
+    size: usize,
+    batch: usize,
+    repeats: usize,
+) -> Result<Timing> {
     let mut method = simclr(backbone, hidden)?;
     let mut optimizer = sgd(method.params())?;
     let data = Batch {

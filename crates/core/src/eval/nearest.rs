@@ -163,7 +163,8 @@ mod tests {
         let mut stream = Key::new(2, Purpose::Data).stream();
         let lanes: [f32; LANES] = std::array::from_fn(|_| stream.normal() as f32);
         for bar in [f32::NEG_INFINITY, -0.5, lanes[7], 0.0, 2.0, f32::INFINITY] {
-            let expected = lanes.iter().enumerate().filter(|(_, s)| **s > bar).fold(0, |m, (i, _)| m | 1 << i);
+            let expected =
+                lanes.iter().enumerate().filter(|(_, s)| **s > bar).fold(0, |m, (i, _)| m | 1 << i);
             assert_eq!(plain(&lanes, bar), expected);
             assert_eq!(above()(&lanes, bar), expected);
         }

@@ -94,7 +94,9 @@ impl<T: Scalar> Block<T> {
         }
         if few {
             T::backward(&self.x[..rows * dim], dim, &self.scores[..rows * width], width, padded_grad);
-            for (grad, padded) in self.grad_weight.chunks_exact_mut(classes).zip(padded_grad.chunks_exact(width)) {
+            for (grad, padded) in
+                self.grad_weight.chunks_exact_mut(classes).zip(padded_grad.chunks_exact(width))
+            {
                 grad.copy_from_slice(&padded[..classes]);
             }
         } else {
