@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use contrastive_benches::Record;
 
-use crate::peers::Comparison;
+use crate::compare::Comparison;
 
 /// Arguments of the verb.
 #[derive(clap::Args)]

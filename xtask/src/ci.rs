@@ -23,9 +23,13 @@ const FORBIDDEN: [(&str, &str); 8] = [
 /// The method crates.
 const METHODS: [&str; 1] = ["contrastive-simclr"];
 
+/// The features that every crate passes on to Candle under its own name.
+const DEVICES: [&str; 6] = ["cuda", "cudnn", "nccl", "metal", "mkl", "accelerate"];
+
 /// Runs every check and stops at the first that fails.
 pub fn run() -> Result<()> {
     step("formatting", cargo(&["fmt", "--all", "--check"]))?;
+    features()?;
     for method in METHODS {
         dependencies(method)?;
     }
@@ -55,6 +59,32 @@ fn step(name: &str, mut command: Command) -> Result<()> {
     if !status.success() {
         bail!("{name}: failed ({status})");
     }
+    Ok(())
+}
+
+/// Checks that the library crates and this program pass every device's feature on to the crate below, one to one.
+fn features() -> Result<()> {
+    let output = cargo(&["metadata", "--no-deps", "--format-version", "1"]).output();
+    let output = output.context("cargo metadata: could not start")?;
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).context("cargo metadata")?;
+    let packages = metadata["packages"].as_array().context("cargo metadata: no packages")?;
+    let mut seen = BTreeSet::new();
+    for package in packages {
+        let name = package["name"].as_str().unwrap_or_default();
+        let below = match name {
+            "contrastive-core" => "candle-core",
+            _ if name == "xtask" || METHODS.contains(&name) => "contrastive-core",
+            _ => continue,
+        };
+        seen.insert(name);
+        for device in DEVICES {
+            let passed = package["features"][device].as_array();
+            if !passed.is_some_and(|to| to.contains(&format!("{below}/{device}").into())) {
+                bail!("{name}: feature `{device}` does not pass on `{below}/{device}`");
+            }
+        }
+    }
+    println!("== features of {}", seen.into_iter().collect::<Vec<_>>().join(", "));
     Ok(())
 }
 
@@ -88,4 +118,15 @@ fn dependencies(package: &str) -> Result<()> {
         bail!("{package} builds {} crates, at most {MOST_DEPENDENCIES} are allowed", versions.len());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn features_and_dependencies_hold() -> Result<()> {
+        features()?;
+        METHODS.into_iter().try_for_each(dependencies)
+    }
 }

@@ -3,6 +3,7 @@
 mod baseline;
 mod bench;
 mod ci;
+mod compare;
 mod data;
 mod eval;
 mod figures;
@@ -11,6 +12,7 @@ mod peers;
 mod progress;
 mod reproduce;
 mod results;
+mod tables;
 mod train;
 
 use clap::{Parser, Subcommand};
@@ -52,13 +54,30 @@ fn main() -> std::process::ExitCode {
     };
     match outcome {
         Ok(()) => std::process::ExitCode::SUCCESS,
-        // One line, whatever the depth: `outer: inner: cause`.
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", one_line(&format!("{error:#}")));
             match error.downcast_ref::<train::Interrupted>() {
                 Some(_) => std::process::ExitCode::from(130),
                 None => std::process::ExitCode::FAILURE,
             }
         }
+    }
+}
+
+/// An error in one line, whatever its depth: `outer: inner: cause`, without the stack that Candle may add.
+fn one_line(text: &str) -> String {
+    let stack = |line: &str| line.trim_start().starts_with("0: ");
+    text.lines().take_while(|line| !stack(line)).map(str::trim).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn errors_fit_one_line() {
+        assert_eq!(super::one_line("run: a: b"), "run: a: b");
+        assert_eq!(
+            super::one_line("a,\n  then b\n   0: main\n             at x.rs:1\n   1: start"),
+            "a, then b"
+        );
     }
 }

@@ -16,6 +16,7 @@ use crate::figures::{self, Curve as Line};
 use crate::methods::{NAMES, Plan};
 use crate::progress::{Bar, Curve};
 use crate::results::{self, Row};
+use crate::tables;
 use crate::train::{Interrupted, device, stop_flag, tell_skipped};
 
 /// Arguments of the verb.
@@ -38,9 +39,12 @@ pub struct Arguments {
     /// Go on from the checkpoints of an interrupted call instead of starting anew.
     #[arg(long)]
     resume: bool,
-    /// A tenth of the epochs: shows that everything runs, not what it reaches.
-    #[arg(long)]
+    /// A tenth of the epochs: shows that everything runs, not what it reaches; so never among the results.
+    #[arg(long, requires = "out")]
     quick: bool,
+    /// Only rewrite the tables and figures in the documentation from what was measured before.
+    #[arg(long = "tables", conflicts_with_all = ["out", "data", "seed", "resume", "quick"])]
+    only_tables: bool,
     /// Where results and run directories go. Tables in the documentation are rewritten only without it.
     #[arg(long)]
     out: Option<PathBuf>,
@@ -113,15 +117,23 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if let Some(unknown) = methods.iter().find(|m| !NAMES.contains(m)) {
         bail!("no table or method `{unknown}`; known: {}", NAMES.join(", "));
     }
-    let out = arguments.out.clone().unwrap_or_else(|| PathBuf::from("results"));
+    if arguments.only_tables {
+        return tables::rewrite(&tables::root(), tier.name(), &methods);
+    }
+    let out = arguments.out.clone().unwrap_or_else(|| tables::root().join("results"));
     let path = out.join(tier.name()).join("results.json");
     let opened = open(arguments);
     let (train, test) = match opened {
         Ok(sources) => sources,
-        // A row that cannot be run says why and is never filled in.
+        // A row that cannot be run says why and is never filled in; what was measured before stays as it is.
         Err(error) => {
-            let rows = methods.iter().map(|method| missing(method, tier, &format!("{error:#}"))).collect();
-            results::merge(&path, rows)?;
+            let known = results::read(&path)?;
+            let measured = |m: &str| known.iter().any(|row| row.method == m && row.value.is_some());
+            let without = methods.iter().filter(|method| !measured(method));
+            let rows: Vec<Row> = without.map(|m| missing(m, tier, &format!("{error:#}"))).collect();
+            if !rows.is_empty() {
+                results::merge(&path, rows)?;
+            }
             bail!("{error:#}");
         }
     };
@@ -143,14 +155,15 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         session.train.len(),
         session.test.len()
     );
+    let peers = tables::peers_beside(&path)?;
     let mut rows = Vec::new();
     for method in &methods {
         let new = session.table(method)?;
         rows = results::merge(&path, new)?;
-        println!("\n{}", results::markdown(&rows, method));
+        println!("\n{}", results::markdown(&rows, &peers, method));
     }
-    if arguments.out.is_none() && !arguments.quick {
-        document(tier, &methods, &rows)?;
+    if arguments.out.is_none() {
+        tables::document(&tables::root(), tier.name(), &methods, &rows)?;
     }
     println!("{}", path.display());
     Ok(())
@@ -383,30 +396,4 @@ impl Metrics {
         }
         Ok(metrics)
     }
-}
-
-/// Writes the tables and figures into the documentation.
-fn document(tier: Tier, methods: &[&str], rows: &[Row]) -> Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    for method in methods {
-        let page = root.join("docs/methods").join(format!("{method}.md"));
-        results::splice(&page, &format!("{method}-{}", tier.name()), &results::markdown(rows, method))?;
-        let figures = root.join("docs/figures");
-        std::fs::create_dir_all(&figures).with_context(|| figures.display().to_string())?;
-        let from = Path::new("results").join(tier.name()).join(format!("{method}.svg"));
-        let to = figures.join(format!("{method}-{}.svg", tier.name()));
-        std::fs::copy(&from, &to).with_context(|| from.display().to_string())?;
-    }
-    // All tables of the tier, also those of earlier calls.
-    let tables: Vec<String> = NAMES
-        .iter()
-        .filter(|m| rows.iter().any(|r| r.table == **m))
-        .map(|m| results::markdown(rows, m))
-        .collect();
-    let tables = tables.join("\n");
-    results::splice(&root.join("docs/results.md"), tier.name(), &tables)?;
-    if tier == Tier::Smoke {
-        results::splice(&root.join("README.md"), tier.name(), &tables)?;
-    }
-    Ok(())
 }

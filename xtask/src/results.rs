@@ -7,6 +7,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::peers::Peer;
+
 /// One measured number, with all that is needed to trust it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Row {
@@ -88,8 +90,9 @@ pub fn write_atomic(path: &Path, text: &str) -> Result<()> {
 }
 
 /// The Markdown table of one tier and table: a line per method, a column per protocol and metric, the mean over seeds
-/// with its spread. A paper's numbers stand in a column of their own.
-pub fn markdown(rows: &[Row], table: &str) -> String {
+/// with its spread. A paper's numbers stand in a column of their own, and other libraries' in lines of their own below
+/// ours, in the columns of the protocols that measure the same.
+pub fn markdown(rows: &[Row], peers: &[Peer], table: &str) -> String {
     let rows: Vec<&Row> = rows.iter().filter(|row| row.table == table).collect();
     let mut columns: Vec<(String, String)> = Vec::new();
     let mut methods: Vec<(String, String)> = Vec::new();
@@ -120,6 +123,23 @@ pub fn markdown(rows: &[Row], table: &str) -> String {
         }
         text.push('\n');
     }
+    // A peer without a number of ours beside it would stand for itself; it is left out.
+    let beside = |peer: &&Peer| {
+        peer.table == table && methods.iter().any(|(m, d)| (m, d) == (&peer.method, &peer.dataset))
+    };
+    let mut lines: Vec<(String, &str)> = Vec::new();
+    for peer in peers.iter().filter(beside) {
+        place(&mut lines, (peer.label(), peer.dataset.as_str()));
+    }
+    for (label, dataset) in lines {
+        let _ = write!(text, "| {label} | {dataset} |");
+        for (protocol, metric) in &columns {
+            let own = peers.iter().filter(beside).filter(|p| p.label() == label && p.dataset == dataset);
+            let own = own.filter(|p| (&p.protocol, &p.metric) == (protocol, metric)).map(|p| p.value);
+            let _ = write!(text, " {} |", mean(&own.collect::<Vec<f64>>()).unwrap_or_default());
+        }
+        text.push_str(if published { "  |\n" } else { "\n" });
+    }
     text
 }
 
@@ -133,16 +153,22 @@ fn place<T: PartialEq>(items: &mut Vec<T>, item: T) -> usize {
 /// One cell: a single value, or mean and standard deviation over seeds.
 fn cell(rows: &[&Row]) -> String {
     let values: Vec<f64> = rows.iter().filter_map(|row| row.value).collect();
-    if values.is_empty() {
-        return rows.iter().find_map(|row| row.missing.clone()).unwrap_or_else(|| "not run".into());
-    }
+    let missing = || rows.iter().find_map(|row| row.missing.clone()).unwrap_or_else(|| "not run".into());
+    mean(&values).unwrap_or_else(missing)
+}
+
+/// A single value, or mean and standard deviation of several.
+fn mean(values: &[f64]) -> Option<String> {
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n;
-    if values.len() == 1 {
-        return format!("{mean:.1}");
+    match values {
+        [] => None,
+        [value] => Some(format!("{value:.1}")),
+        _ => {
+            let spread = (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0)).sqrt();
+            Some(format!("{mean:.1} ± {spread:.1}"))
+        }
     }
-    let spread = (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0)).sqrt();
-    format!("{mean:.1} ± {spread:.1}")
 }
 
 /// Replaces what stands between `<!-- NAME -->` and `<!-- /NAME -->` in a file.
@@ -196,12 +222,54 @@ mod tests {
         assert_eq!(merge(&path, vec![absent])?.len(), 4);
         let measured = merge(&path, vec![row("c", 0, 1.0)])?;
         assert!(measured.len() == 4 && measured.iter().all(|row| row.missing.is_none()));
-        let table = markdown(&rows, "t");
+        let table = markdown(&rows, &[], "t");
         assert!(table.contains("| a | d | 20.0 ± 14.1 |"), "{table}");
         assert!(table.contains("| b | d | 5.0 |\n"), "{table}");
         let published = Row { paper: Some(69.3), ..row("c", 0, 1.0) };
-        let table = markdown(&[published], "t");
+        let table = markdown(&[published], &[], "t");
         assert!(table.contains("the paper's") && table.contains("| c | d | 1.0 | 69.3 |"), "{table}");
+        Ok(())
+    }
+
+    #[test]
+    fn peers_stand_in_lines_of_their_own() -> Result<()> {
+        let peer = Peer {
+            table: "t".into(),
+            method: "a".into(),
+            implementation: "other 1.0".into(),
+            dataset: "d".into(),
+            protocol: "knn-k200-t0.1-v1".into(),
+            definition: "200 nearest".into(),
+            metric: "top1".into(),
+            unit: "%".into(),
+            value: 21.0,
+            seed: 0,
+            seconds: 1.0,
+            command: "run a".into(),
+        };
+        let ours = [
+            Row { protocol: peer.protocol.clone(), ..row("a", 0, 20.0) },
+            Row { protocol: "linear-sgd-v1".into(), ..row("a", 0, 30.0) },
+        ];
+        let elsewhere = [
+            Peer { method: "b".into(), ..peer.clone() },
+            Peer { dataset: "e".into(), ..peer.clone() },
+            Peer { table: "u".into(), ..peer.clone() },
+        ];
+        let own = "| a | d | 20.0 | 30.0 |\n";
+        let table = markdown(&ours, &[&elsewhere[..], std::slice::from_ref(&peer)].concat(), "t");
+        assert!(table.ends_with(&format!("{own}| *other 1.0: a* | d | 21.0 |  |\n")), "{table}");
+        assert_eq!(table.lines().count(), 4, "{table}");
+        assert!(markdown(&ours, &elsewhere, "t").ends_with(own));
+
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("peers.json");
+        assert!(crate::peers::read(&path)?.is_empty());
+        std::fs::write(&path, serde_json::to_string(&[&peer])?)?;
+        assert_eq!(crate::peers::read(&path)?, std::slice::from_ref(&peer));
+        std::fs::write(&path, serde_json::to_string(&[Peer { protocol: "knn".into(), ..peer }])?)?;
+        let error = crate::peers::read(&path).map_or_else(|e| e.to_string(), |_| String::new());
+        assert!(error.contains("peers.json") && error.contains("`knn`"), "{error}");
         Ok(())
     }
 

@@ -128,10 +128,14 @@ pub fn tell_skipped(skipped: &[(String, String)]) {
 
 /// `cpu`, `cuda:N` or `metal`.
 pub fn device(name: &str) -> Result<Device> {
-    match name.split_once(':').unwrap_or((name, "0")) {
-        ("cpu", _) => Ok(Device::Cpu),
-        ("cuda", ordinal) => Ok(Device::new_cuda(ordinal.parse().context("device ordinal")?)?),
-        ("metal", ordinal) => Ok(Device::new_metal(ordinal.parse().context("device ordinal")?)?),
+    let (kind, ordinal) = name.split_once(':').unwrap_or((name, "0"));
+    let ordinal = || ordinal.parse().with_context(|| format!("device `{name}`"));
+    let opened = match kind {
+        "cpu" => return Ok(Device::Cpu),
+        "cuda" => Device::new_cuda(ordinal()?),
+        "metal" => Device::new_metal(ordinal()?),
         _ => bail!("no device `{name}`; known: cpu, cuda:N, metal"),
-    }
+    };
+    // Which feature to build with: see the README.
+    opened.with_context(|| format!("device `{name}` (built with the feature `{kind}`?)"))
 }

@@ -1,81 +1,12 @@
 //! The program as a person meets it: what it prints, and what it says to bad input.
 
+mod common;
+
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
 use anyhow::Result;
-
-fn xtask(arguments: &[&str]) -> Result<Output> {
-    // Not the runner's own home: the Hub cache must not decide what a test sees.
-    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
-    Ok(command.args(arguments).env("HF_HUB_OFFLINE", "1").output()?)
-}
-
-/// The call fails with one line on standard error that holds all `words`.
-#[track_caller]
-fn refuses(arguments: &[&str], words: &[&str]) -> Result<()> {
-    let output = xtask(arguments)?;
-    let text = String::from_utf8_lossy(&output.stderr);
-    let errors: Vec<&str> = text.lines().filter(|line| line.starts_with("error: ")).collect();
-    assert!(!output.status.success(), "{arguments:?} succeeded: {text}");
-    assert_eq!(errors.len(), 1, "{arguments:?}: {text}");
-    assert!(!text.contains("panicked"), "{text}");
-    for word in words {
-        assert!(errors[0].contains(word), "{arguments:?}: `{word}` is not in `{}`", errors[0]);
-    }
-    Ok(())
-}
-
-/// A folder of noisy PNGs.
-fn pictures(folder: &Path, names: &[&str]) -> Result<()> {
-    for (i, name) in names.iter().enumerate() {
-        let path = folder.join(name);
-        std::fs::create_dir_all(path.parent().unwrap_or(folder))?;
-        let picture = image::RgbImage::from_fn(40, 36, |x, y| {
-            let v = (x * 7 + y * 13 + (i as u32) * 31) % 251;
-            image::Rgb([v as u8, (v * 3 % 256) as u8, (255 - v) as u8])
-        });
-        picture.save(path)?;
-    }
-    Ok(())
-}
-
-struct Place {
-    _folder: tempfile::TempDir,
-    root: PathBuf,
-}
-
-impl Place {
-    fn new() -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        Ok(Self { root: folder.path().to_path_buf(), _folder: folder })
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.root.join(name).to_string_lossy().into_owned()
-    }
-}
-
-/// A run of seconds: few channels, one epoch.
-const TINY: [&str; 10] = [
-    "--preset",
-    "smoke",
-    "--set",
-    "train.epochs=1",
-    "--set",
-    "train.batch_size=4",
-    "--set",
-    "method.backbone.base_width=4",
-    "--set",
-    "method.head.hidden=16",
-];
-
-fn train<'a>(data: &'a str, run: &'a str, more: &[&'a str]) -> Vec<&'a str> {
-    let mut arguments = vec!["train", "simclr", "--data", data, "--run", run];
-    arguments.extend(TINY);
-    arguments.extend(more);
-    arguments
-}
+use common::{Place, pictures, refuses, train, xtask};
 
 #[test]
 fn settings_are_checked_by_name() -> Result<()> {
@@ -87,6 +18,7 @@ fn settings_are_checked_by_name() -> Result<()> {
         ("method.temperature=0", vec!["method.temperature"]),
         ("optim.lr=-1", vec!["optim.lr"]),
         ("train.epochs=many", vec!["train.epochs"]),
+        ("train.epochs=9223372036854775807", vec!["train.epochs"]),
         ("method.backbone.depth=17", vec!["method.backbone.depth"]),
     ];
     for (set, words) in cases {
@@ -99,6 +31,8 @@ fn settings_are_checked_by_name() -> Result<()> {
     let file = place.path("settings.toml");
     std::fs::write(&file, "[train]\nepochs = 1\nbatchsize = 2\n")?;
     refuses(&train(&data, &run, &["--config", &file]), &["settings.toml", "train.batchsize"])?;
+    refuses(&train(&data, &run, &["--device", "gpu"]), &["`gpu`", "cuda:N"])?;
+    refuses(&train(&data, &run, &["--device", "cuda:x"]), &["`cuda:x`"])?;
     refuses(&["train", "nonsense", "--print-config", "smoke"], &["nonsense", "simclr"])?;
     refuses(&["train", "simclr", "--print-config", "nonsense"], &["nonsense", "imagenet"])?;
     assert!(!Path::new(&run).exists(), "a refused run left something behind");
@@ -147,11 +81,16 @@ fn damaged_pictures_are_skipped_and_named() -> Result<()> {
     let deep =
         image::ImageBuffer::<image::Luma<u16>, _>::from_fn(8, 8, |x, y| image::Luma([(x * y * 900) as u16]));
     deep.save(place.path("data/deep.png"))?;
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/core/tests/fixtures/data/decode");
+    std::fs::copy(fixtures.join("palette.png"), place.path("data/palette.png"))?;
     let output = xtask(&train(&data, &run, &[]))?;
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}");
     assert!(text.contains("zero.png") && text.contains("cut.png"), "{text}");
-    assert!(!text.contains("dot.png") && !text.contains("deep.png"), "{text}");
+    assert!(text.contains("(2 so far)") && !text.contains("(3 so far)"), "{text}");
+    for good in ["dot.png", "deep.png", "palette.png"] {
+        assert!(!text.contains(good), "{text}");
+    }
     assert!(Path::new(&place.path("run/encoder.safetensors")).is_file());
     Ok(())
 }
@@ -173,6 +112,20 @@ fn runs_do_not_overwrite_each_other() -> Result<()> {
     // A finished run resumed has nothing to do.
     assert!(xtask(&train(&data, &run, &["--resume"]))?.status.success());
     assert!(std::fs::read(&encoder)? == bytes);
+
+    // Photographs of any size, with the preset that a person gets who names none.
+    let (photos, own) = (place.path("photos"), place.path("own"));
+    pictures(Path::new(&photos), &["train/a/1.png", "train/b/2.png", "test/a/3.png", "test/b/4.png"])?;
+    image::RgbImage::from_fn(50, 70, |x, y| image::Rgb([x as u8, y as u8, 9]))
+        .save(place.path("photos/train/a/5.png"))?;
+    let thin = ["train.epochs=1", "train.batch_size=2", "method.backbone.base_width=4"];
+    let thin = thin.iter().flat_map(|set| ["--set", set]);
+    let call: Vec<&str> =
+        ["train", "simclr", "--data", &photos, "--run", &own].into_iter().chain(thin).collect();
+    for call in [&call[..], &["eval", "--run", &own, "--data", &photos]] {
+        let output = xtask(call)?;
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
 
     // Damaged and foreign encoders.
     let eval = ["eval", "--run", &run, "--data", &data, "--protocol", "knn-k20-t0.07-v1"];

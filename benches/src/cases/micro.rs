@@ -1,8 +1,9 @@
-//! Single convolutions, forward and backward, in GFLOP/s of the direct form.
+//! Single convolutions, forward and backward, in GFLOP/s of the direct form. The backward pass includes what Candle
+//! does around it: turning the output and the gradients between memory orders.
 
 use anyhow::Result;
 use candle_core::Var;
-use contrastive_core::kernels::{ConvSettings, conv2d};
+use contrastive_core::kernels::{ConvSettings, FeatureMap, conv2d};
 use serde_json::json;
 
 use super::normal;
@@ -56,18 +57,18 @@ const RESNET_50: &[Layer] = &[
 fn convolutions(layers: &[Layer], batch: usize, repeats: usize) -> Result<Timing> {
     let (mut rows, mut total, mut flops, mut peak) = (Vec::new(), 0.0, 0.0, None::<f64>);
     for &(c, side, o, k, stride, count) in layers {
-        let settings = ConvSettings { stride, padding: k / 2, groups: 1 };
+        let settings = ConvSettings::square(stride, k / 2);
         let (x, w) = (normal("x", &[batch, c, side, side])?, normal("w", &[o, c, k, k])?);
         let (x, w) = (Var::from_tensor(&x)?, Var::from_tensor(&(w * 0.05)?)?);
+        let (plain_x, plain_w) = (FeatureMap::new(&x.as_detached_tensor())?, w.as_detached_tensor());
         // The image itself needs no gradient.
-        let input = if c == 3 { x.as_detached_tensor() } else { x.as_tensor().clone() };
-        let (plain_x, plain_w) = (x.as_detached_tensor(), w.as_detached_tensor());
+        let input = if c == 3 { plain_x.clone() } else { FeatureMap::new(&x)? };
         let forward = time(batch, repeats, || {
-            conv2d(&plain_x, &plain_w, settings)?;
+            conv2d(&plain_x, &plain_w, None, settings)?;
             Ok(())
         })?;
         let both = time(batch, repeats, || {
-            conv2d(&input, &w, settings)?.backward()?;
+            conv2d(&input, &w, None, settings)?.tensor()?.backward()?;
             Ok(())
         })?;
         let higher = |a: Option<f64>, b: Option<f64>| a.into_iter().chain(b).reduce(f64::max);

@@ -28,12 +28,13 @@ pub enum Error {
         got: Vec<usize>,
     },
     /// An operating-system error on a file or folder.
-    #[error("{}: {source}", path.display())]
+    // The cause is part of the text and so no `source`: a chain of errors would say it twice.
+    #[error("{}: {cause}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
         /// The system's word.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// A file that can be read but not understood: truncated, hostile or of another format.
     #[error("{}: {reason}", path.display())]
@@ -114,7 +115,7 @@ impl Error {
     /// Wraps an I/O error with the path it happened on: `.map_err(Error::io(&path))`.
     pub fn io(path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.as_ref().to_path_buf();
-        move |source| Self::Io { path, source }
+        move |cause| Self::Io { path, cause }
     }
 
     /// An [`Error::Format`].

@@ -67,15 +67,11 @@ fn views(ops: Vec<Op>) -> Recipe {
     Recipe { color: ColorSpace::Rgb, views: vec![ViewRecipe { name: "view".into(), count: 2, ops }] }
 }
 
-/// Inputs in [0, 1]: SimCLR normalises nothing.
-fn unit_range(resize_crop: Option<(usize, usize)>) -> EvalTransform {
-    let (mean, std) = ([0.0; 3], [1.0; 3]);
-    match resize_crop {
-        None => EvalTransform::as_is(mean, std),
-        Some((resize, crop)) => EvalTransform {
-            interpolation: Interpolation::Bicubic,
-            ..EvalTransform::resize_crop(resize, crop, mean, std)
-        },
+/// The central `crop` pixels of images whose shorter side is `resize`; inputs in [0, 1]: SimCLR normalises nothing.
+fn unit_range(resize: usize, crop: usize) -> EvalTransform {
+    EvalTransform {
+        interpolation: Interpolation::Bicubic,
+        ..EvalTransform::resize_crop(resize, crop, [0.0; 3], [1.0; 3])
     }
 }
 
@@ -112,7 +108,7 @@ fn imagenet(weight_decay: f64) -> RunConfig<SimClrConfig> {
         optim: lars(0.3, weight_decay),
         augment: two_views(224, 1.0, true),
         // The central 87.5 % resized to 224 pixels.
-        eval: unit_range(Some((256, 224))),
+        eval: unit_range(256, 224),
     }
 }
 
@@ -127,7 +123,8 @@ fn cifar10() -> RunConfig<SimClrConfig> {
         train: TrainConfig { epochs: 1000, batch_size: 1024, ..base.train },
         optim: lars(1.0, 1e-6),
         augment: two_views(32, 0.5, false),
-        eval: unit_range(None),
+        // Leaves CIFAR's images as they are, and takes photographs of any size.
+        eval: unit_range(32, 32),
     }
 }
 
@@ -199,6 +196,10 @@ fn smoke() -> RunConfig<SimClrConfig> {
 
 #[cfg(test)]
 mod tests {
+    use contrastive_core::augment::Image;
+    use contrastive_core::data::Transform;
+    use contrastive_core::rng::{Key, Purpose};
+
     use super::*;
 
     #[test]
@@ -211,6 +212,18 @@ mod tests {
             assert_eq!(run, again, "{name}: {text}");
         }
         assert!(preset("nonsense").is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn images_of_cifar_are_evaluated_as_they_are() -> Result<()> {
+        let pixels: Vec<u8> = (0..32 * 32 * 3u32).map(|i| (i * i % 251) as u8).collect();
+        let image = Image::new(32, 32, 3, pixels)?;
+        let view = preset("cifar10")?.eval.apply(&image, Key::new(0, Purpose::Eval))?.remove(0);
+        assert_eq!(view.shape, [3, 32, 32]);
+        for (i, value) in image.data.iter().enumerate() {
+            assert_eq!(view.data[i % 3 * 1024 + i / 3], f32::from(*value) / 255.0);
+        }
         Ok(())
     }
 

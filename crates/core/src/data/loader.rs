@@ -8,6 +8,9 @@ use crate::{Error, Result};
 use super::pipeline::{Batcher, Job};
 use super::{Batch, Batches, Skipped, Source, Transform};
 
+/// More threads than any machine has use for.
+const MOST_WORKERS: usize = 1024;
+
 /// How a [`Loader`] makes batches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoaderOptions {
@@ -46,6 +49,10 @@ impl LoaderOptions {
     }
 
     fn check(&self) -> Result<()> {
+        if self.workers > MOST_WORKERS {
+            let reason = format!("must be at most {MOST_WORKERS}, got {}", self.workers);
+            return Err(Error::config("data.workers", reason));
+        }
         if self.batch_size == 0 {
             return Err(Error::config("data.batch_size", "must be at least 1"));
         }
@@ -172,7 +179,7 @@ impl<S: Source + 'static, T: Transform<S::Sample> + 'static> SequentialLoader<S,
     /// # Errors
     /// [`Error::Config`] for a batch size of 0, [`Error::Data`] for an empty source.
     pub fn new(source: S, transform: T, batch_size: usize, workers: usize) -> Result<Self> {
-        LoaderOptions::new(batch_size, 0).check()?;
+        LoaderOptions { workers, ..LoaderOptions::new(batch_size, 0) }.check()?;
         if source.is_empty() {
             return Err(Error::data(source.name(), "the data set holds no samples"));
         }

@@ -115,7 +115,8 @@ impl<S: Source, T: Transform<S::Sample>> Job<S, T> {
         }
         for (v, (view, shape)) in sample.views.iter().zip(shapes).enumerate() {
             if view.shape != *shape {
-                return bad(format!("view {v} has shape {:?} in a batch of shape {shape:?}", view.shape));
+                let reason = format!("view {v} has shape {:?} in a batch of shape {shape:?}", view.shape);
+                return bad(format!("{reason}: resize and crop all images to one size"));
             }
             if view.data.len() != shape.iter().product::<usize>() {
                 return bad(format!("view {v} has {} values for shape {shape:?}", view.data.len()));

@@ -1,22 +1,34 @@
 //! Rectified linear unit.
 
+use std::sync::Arc;
+
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 
-use super::{is_native, parallel, storage};
+use super::map::{FeatureMap, Form, Native, Slot, token_gradient, token_storage};
+use super::memory::Buffer;
+use super::parallel::{self, Disjoint};
+use super::simd::vectorized;
 use crate::Result;
 
 /// Elements of one unit of work.
-const BLOCK: usize = 1 << 15;
+const BLOCK: usize = 1 << 14;
 
 /// `max(x, 0)`, any shape. The gradient at 0 is 0, as in PyTorch (Candle's own passes 1).
 ///
 /// # Errors
 /// Candle's.
-pub fn relu(x: &Tensor) -> Result<Tensor> {
-    if is_native(x) {
-        return Ok(x.contiguous()?.apply_op1(ReluOp)?);
-    }
-    composed(x)
+pub fn relu(x: &FeatureMap) -> Result<FeatureMap> {
+    Ok(FeatureMap(match &x.0 {
+        Form::Plain(x) => Form::Plain(composed(x)?),
+        Form::Native(x) => {
+            let mut y = Buffer::new(x.values.len());
+            blocks(&mut y, |start, y| clip(&x.values[start..], y));
+            let y = Arc::new(y);
+            let slot = Arc::new(Slot::default());
+            let op = ReluOp { y: y.clone(), from: x.slot.clone(), to: slot.clone() };
+            Form::Native(Native { token: x.token.apply_op1(op)?, dims: x.dims.clone(), values: y, slot })
+        }
+    }))
 }
 
 pub(crate) fn composed(x: &Tensor) -> Result<Tensor> {
@@ -26,67 +38,73 @@ pub(crate) fn composed(x: &Tensor) -> Result<Tensor> {
 }
 
 #[derive(Debug)]
-struct ReluOp;
+struct ReluOp {
+    y: Arc<Buffer>,
+    from: Arc<Slot>,
+    to: Arc<Slot>,
+}
 
 impl CustomOp1 for ReluOp {
     fn name(&self) -> &'static str {
         "relu"
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        let x = storage::slice(x, layout)?;
-        let out = map(x.len(), |start, out| {
-            for (y, &x) in out.iter_mut().zip(&x[start..]) {
-                // A comparison that NaN passes through.
-                y.write(if x <= 0.0 { 0.0 } else { x });
-            }
-        });
-        Ok((CpuStorage::F32(out), layout.shape().clone()))
+    fn cpu_fwd(&self, _token: &CpuStorage, _layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        Ok(token_storage())
     }
 
-    fn bwd(&self, _x: &Tensor, y: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let dx = storage::with(y, |y| storage::with(dy, |dy| Ok(mask(y, dy))))?;
-        Ok(Some(Tensor::from_vec(dx, y.shape(), y.device())?))
+    fn bwd(&self, token: &Tensor, _y: &Tensor, _dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let mut dx = self.to.take(self.y.len());
+        blocks(&mut dx, |start, dx| mask(&self.y[start..], dx));
+        self.from.add(dx);
+        token_gradient(token)
     }
 }
 
-/// The gradient before a ReLU whose output was `y`.
-pub(crate) fn mask(y: &[f32], dy: &[f32]) -> Vec<f32> {
-    map(y.len(), |start, out| {
-        for ((dx, &y), &dy) in out.iter_mut().zip(&y[start..]).zip(&dy[start..]) {
-            dx.write(if y > 0.0 { dy } else { 0.0 });
-        }
-    })
-}
-
-fn map(len: usize, f: impl Fn(usize, &mut [std::mem::MaybeUninit<f32>]) + Send + Sync) -> Vec<f32> {
-    let block = |i: usize, out: &parallel::Output| {
+fn blocks(out: &mut [f32], f: impl Fn(usize, &mut [f32]) + Send + Sync) {
+    let len = out.len();
+    let out = Disjoint::new(out);
+    parallel::for_each(len.div_ceil(BLOCK), |i| {
         let start = i * BLOCK;
-        // SAFETY: blocks are disjoint.
+        // SAFETY: blocks do not overlap.
         f(start, unsafe { out.slice(start, BLOCK.min(len - start)) });
-    };
-    // SAFETY: the blocks cover 0..len, and the two callers above write all of each block.
-    unsafe { parallel::build(len, |out| parallel::for_each(len.div_ceil(BLOCK), |i| block(i, out))) }
+    });
+}
+
+vectorized! {
+    fn clip(x: &[f32], y: &mut [f32]) {
+        for (y, x) in y.iter_mut().zip(x) {
+            // A comparison that NaN passes through.
+            *y = if *x <= 0.0 { 0.0 } else { *x };
+        }
+    }
+
+    /// The gradient before a ReLU whose output was `y`.
+    fn mask(y: &[f32], dy: &mut [f32]) {
+        for (dy, y) in dy.iter_mut().zip(y) {
+            *dy = if *y > 0.0 { *dy } else { 0.0 };
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tensor::{GradCheck, check_gradients};
     use candle_core::{Device, Var};
 
     #[test]
-    fn value_and_gradient_agree_with_the_twin_also_at_zero() -> Result<()> {
-        let x = Var::new(&[-1.5f32, -0.0, 0.0, 0.25, f32::INFINITY, f32::NAN], &Device::Cpu)?;
-        let weights = Tensor::new(&[1f32, 2., 3., 4., 5., 6.], &Device::Cpu)?;
-        for f in [relu, composed] {
-            let y = f(&x)?;
+    fn corners() -> Result<()> {
+        let x = Var::from_tensor(&Tensor::new(&[-1f32, 0.0, -0.0, 2.0, f32::NAN], &Device::Cpu)?)?;
+        for native in [true, false] {
+            let y = if native { relu(&FeatureMap::from_rows(&x)?)?.rows()? } else { composed(&x)? };
             let values = y.to_vec1::<f32>()?;
-            assert_eq!(values[..4], [0.0, 0.0, 0.0, 0.25]);
-            assert!(values[4].is_infinite() && values[5].is_nan());
-            let grads = (y.narrow(0, 0, 5)? * weights.narrow(0, 0, 5)?)?.sum_all()?.backward()?;
-            let grad = grads.get(&x).expect("gradient").to_vec1::<f32>()?;
-            assert_eq!(grad[..5], [0., 0., 0., 4., 5.]);
+            assert_eq!(values[..4], [0.0, 0.0, 0.0, 2.0]);
+            assert!(values[4].is_nan());
+            let grads = y.sum_all()?.backward()?;
+            assert_eq!(grads.get(&x).expect("gradient").to_vec1::<f32>()?[..4], [0.0, 0.0, 0.0, 1.0]);
         }
-        Ok(())
+        let x = Tensor::new(&[[-1f32, 0.5], [3.0, -2.0]], &Device::Cpu)?;
+        check_gradients(&[x], GradCheck::default(), |x| relu(&FeatureMap::from_rows(&x[0])?)?.rows())
     }
 }

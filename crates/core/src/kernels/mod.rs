@@ -1,9 +1,9 @@
 //! Fused CPU operations with their own backward, and their plain-Candle twins for other devices.
 //!
-//! Every operation is one function that looks at the device and element type of its input: `f32` on the CPU goes to
-//! an operation of our own, everything else to a composition of Candle's. Both give the same values up to rounding
-//! and the same gradients, also at the corners (ReLU at 0, ties in a max pool, maps whose sides leave different
-//! remainders).
+//! Operations take and give [`FeatureMap`]s: `f32` on the CPU is kept in a form of our own, which goes to an operation
+//! of our own; everything else is a tensor, which goes to a composition of Candle's. Both give the same values up to
+//! rounding and the same gradients, also at the corners (ReLU at 0, ties in a max pool, maps whose sides leave
+//! different remainders).
 //!
 //! Results on the CPU are identical bits for every number of threads: work is cut by shape alone and partial sums are
 //! added in a fixed order.
@@ -11,20 +11,29 @@
 mod activation;
 mod batch_norm;
 mod conv;
-#[allow(dead_code)]
 pub(crate) mod gemm;
-#[allow(dead_code)]
+mod linear;
+mod map;
 pub(crate) mod memory;
 pub(crate) mod parallel;
 mod pool;
-#[allow(dead_code, unused_imports, unused_macros)]
+mod precision;
+mod residual;
 pub(crate) mod simd;
 mod storage;
+#[cfg(test)]
+mod test_support;
+mod tokens;
 
 pub use activation::relu;
 pub use batch_norm::{BatchNormArgs, BatchStatistics, Statistics, batch_norm_fixed, batch_norm_train};
-pub use conv::{ConvSettings, conv2d};
+pub use conv::{ConvSettings, conv1d, conv2d};
+pub use linear::linear;
+pub use map::FeatureMap;
 pub use pool::{global_avg_pool, max_pool2d};
+pub use precision::{Precision, with_precision};
+pub use residual::residual;
+pub use tokens::{embed_tokens, take_token};
 
 use candle_core::{DType, Tensor};
 

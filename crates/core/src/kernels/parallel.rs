@@ -1,10 +1,9 @@
-//! Parallel writing into fresh memory, and scratch that threads keep.
+//! Parallel writing at disjoint places, and scratch that threads keep.
 //!
 //! Work is always cut by shape, never by the number of threads: that is what keeps results identical on every machine.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
-use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
@@ -17,53 +16,6 @@ pub(crate) fn for_each(units: usize, f: impl Fn(usize) + Send + Sync) {
     } else {
         (0..units).into_par_iter().with_max_len(1).for_each(f);
     }
-}
-
-/// Fresh memory that several threads write at disjoint places.
-pub(crate) struct Output<'a> {
-    start: *mut f32,
-    len: usize,
-    lives: PhantomData<&'a mut [MaybeUninit<f32>]>,
-}
-
-// SAFETY: the pointer is only used through the unsafe methods below, whose callers promise disjoint places.
-unsafe impl Sync for Output<'_> {}
-// SAFETY: as above; the memory is owned by the vector under construction, not by a thread.
-unsafe impl Send for Output<'_> {}
-
-impl Output<'_> {
-    /// The elements `start..start + len`, not yet initialised.
-    ///
-    /// # Safety
-    /// No other slice or pointer to these elements is in use.
-    #[allow(clippy::mut_from_ref)]
-    pub(crate) unsafe fn slice(&self, start: usize, len: usize) -> &mut [MaybeUninit<f32>] {
-        assert!(start + len <= self.len, "kernel output: {start} + {len} > {}", self.len);
-        // SAFETY: in bounds by the assertion, exclusive by the caller's promise; MaybeUninit needs no valid value.
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(start).cast(), len) }
-    }
-
-    /// A pointer to element `start` for a routine that writes `len` elements from there on.
-    ///
-    /// # Safety
-    /// As [`Output::slice`].
-    pub(crate) unsafe fn pointer(&self, start: usize, len: usize) -> *mut f32 {
-        assert!(start + len <= self.len, "kernel output: {start} + {len} > {}", self.len);
-        // SAFETY: in bounds by the assertion.
-        unsafe { self.start.add(start) }
-    }
-}
-
-/// A vector of `len` elements, filled by `fill` without being cleared before.
-///
-/// # Safety
-/// `fill` must write every element.
-pub(crate) unsafe fn build(len: usize, fill: impl FnOnce(&Output)) -> Vec<f32> {
-    let mut out = Vec::<f32>::with_capacity(len);
-    fill(&Output { start: out.as_mut_ptr(), len, lives: PhantomData });
-    // SAFETY: the capacity is `len`, and the caller promises that all of it was written.
-    unsafe { out.set_len(len) };
-    out
 }
 
 /// A slice that several threads write at disjoint places.
@@ -112,7 +64,8 @@ thread_local! {
 /// Calls `f` with two buffers of the given lengths and unknown content, aligned to 64 bytes and kept by the thread for
 /// the next call.
 pub(crate) fn scratch<T>(first: usize, second: usize, f: impl FnOnce(&mut [f32], &mut [f32]) -> T) -> T {
-    let grown = |kept: Option<Buffer>, len| kept.filter(|b| b.len() >= len).unwrap_or_else(|| Buffer::new(len));
+    let grown =
+        |kept: Option<Buffer>, len| kept.filter(|b| b.len() >= len).unwrap_or_else(|| Buffer::new(len));
     let [a, b] = SCRATCH.take();
     let (mut a, mut b) = (grown(a, first), grown(b, second));
     let result = f(&mut a[..first], &mut b[..second]);

@@ -1,10 +1,15 @@
 //! Max pooling and global average pooling.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
+use rayon::prelude::*;
 
-use super::{is_native, parallel, storage};
+use super::map::{FeatureMap, Form, Native, Slot, token_gradient, token_storage};
+use super::memory::Buffer;
+use super::parallel::{self, Disjoint};
+use super::simd::vectorized;
+use super::storage;
 use crate::{Error, Result};
 
 /// Largest value of each window: `[N, C, H, W]` to `[N, C, OH, OW]` with
@@ -13,21 +18,24 @@ use crate::{Error, Result};
 ///
 /// # Errors
 /// [`Error::Shape`] for another rank, a map smaller than the kernel, or padding above half the kernel.
-pub fn max_pool2d(x: &Tensor, kernel: usize, stride: usize, padding: usize) -> Result<Tensor> {
-    let &[_, _, h, w] = x.dims() else { return Err(Error::shape("max_pool2d", "[N, C, H, W]", x.dims())) };
-    if kernel == 0 || stride == 0 || padding * 2 > kernel {
-        let expected = "kernel and stride of at least 1, padding of at most half the kernel";
+pub fn max_pool2d(x: &FeatureMap, kernel: usize, stride: usize, padding: usize) -> Result<FeatureMap> {
+    let dims = x.dims();
+    let &[n, c, h, w] = dims.as_slice() else {
+        return Err(Error::shape("max_pool2d", "[N, C, H, W]", &dims));
+    };
+    if kernel == 0 || stride == 0 || padding * 2 > kernel || kernel > 15 {
+        let expected = "kernel of 1 to 15, stride of at least 1, padding of at most half the kernel";
         return Err(Error::shape("max_pool2d", expected, &[kernel, stride, padding]));
     }
     if h.min(w) + 2 * padding < kernel {
-        return Err(Error::shape("max_pool2d", format!("at least {kernel} x {kernel}"), x.dims()));
+        return Err(Error::shape("max_pool2d", format!("at least {kernel} x {kernel}"), &dims));
     }
     let out = |side: usize| (side + 2 * padding - kernel) / stride + 1;
-    let window = Window { kernel, stride, padding, h, w, oh: out(h), ow: out(w) };
-    if is_native(x) {
-        return Ok(x.contiguous()?.apply_op1(MaxPoolOp { window, places: Mutex::new(Vec::new()) })?);
-    }
-    composed_max(x, &window)
+    let window = Window { kernel, stride, padding, h, w, c, oh: out(h), ow: out(w) };
+    Ok(FeatureMap(match &x.0 {
+        Form::Plain(x) => Form::Plain(composed_max(x, &window)?),
+        Form::Native(x) => Form::Native(native_max(x, n, window)?),
+    }))
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +45,7 @@ struct Window {
     padding: usize,
     h: usize,
     w: usize,
+    c: usize,
     oh: usize,
     ow: usize,
 }
@@ -69,11 +78,28 @@ fn composed_max(x: &Tensor, window: &Window) -> Result<Tensor> {
     Ok(taps.gather(&first, 4)?.reshape((n, c, oh, ow))?)
 }
 
+fn native_max(x: &Native, n: usize, window: Window) -> Result<Native> {
+    let (size, outputs) = (window.h * window.w * window.c, window.oh * window.ow * window.c);
+    let mut y = Buffer::new(n * outputs);
+    // For each output element the place of its maximum inside the window.
+    let mut places = vec![0u8; n * outputs];
+    if outputs > 0 {
+        let images = x.values.par_chunks_exact(size).zip(y.par_chunks_exact_mut(outputs));
+        images.zip(places.par_chunks_exact_mut(outputs)).for_each(|((x, y), places)| {
+            pool_image(window, x, y, places);
+        });
+    }
+    let dims = vec![n, window.oh, window.ow, window.c];
+    Native::make(dims, y, |to| x.token.apply_op1(MaxPoolOp { n, window, places, from: x.slot.clone(), to }))
+}
+
 #[derive(Debug)]
 struct MaxPoolOp {
+    n: usize,
     window: Window,
-    /// For each output element the place of its maximum inside the input plane.
-    places: Mutex<Vec<u32>>,
+    places: Vec<u8>,
+    from: Arc<Slot>,
+    to: Arc<Slot>,
 }
 
 impl CustomOp1 for MaxPoolOp {
@@ -81,77 +107,94 @@ impl CustomOp1 for MaxPoolOp {
         "max_pool2d"
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        let (x, dims) = (storage::slice(x, layout)?, layout.dims());
-        let window = &self.window;
-        let (plane, pixels) = (window.h * window.w, window.oh * window.ow);
-        let planes = dims[0] * dims[1];
-        let mut places = vec![0u32; planes * pixels];
-        let cells: Vec<Mutex<&mut [u32]>> = places.chunks_mut(pixels).map(Mutex::new).collect();
-        let pool = |i: usize, out: &parallel::Output| {
-            let mut places = cells[i].lock().unwrap_or_else(PoisonError::into_inner);
-            // SAFETY: planes are disjoint.
-            let out = unsafe { out.slice(i * pixels, pixels) };
-            pool_plane(window, &x[i * plane..(i + 1) * plane], |j, value, place| {
-                out[j].write(value);
-                places[j] = place as u32;
-            });
-        };
-        // SAFETY: all planes are visited, and each visit writes all its pixels.
-        let out =
-            unsafe { parallel::build(planes * pixels, |out| parallel::for_each(planes, |i| pool(i, out))) };
-        drop(cells);
-        *self.places.lock().unwrap_or_else(PoisonError::into_inner) = places;
-        Ok((CpuStorage::F32(out), (dims[0], dims[1], window.oh, window.ow).into()))
+    fn cpu_fwd(&self, _token: &CpuStorage, _layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        Ok(token_storage())
     }
 
-    fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        let (plane, pixels) = (self.window.h * self.window.w, self.window.oh * self.window.ow);
-        let planes = x.dim(0)? * x.dim(1)?;
-        let dx = storage::with(dy, |dy| {
-            let spread = |i: usize, out: &parallel::Output| {
-                // SAFETY: planes are disjoint.
-                let dx = unsafe { out.slice(i * plane, plane) };
-                for value in dx.iter_mut() {
-                    value.write(0.0);
+    fn bwd(&self, token: &Tensor, _y: &Tensor, _dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let window = self.window;
+        let (size, outputs) = (window.h * window.w * window.c, window.oh * window.ow * window.c);
+        let dy = self.to.take(self.n * outputs);
+        let mut dx = Buffer::zeros(self.n * size);
+        let out = Disjoint::new(&mut dx);
+        parallel::for_each(self.n, |i| {
+            // SAFETY: images are disjoint.
+            let dx = unsafe { out.slice(i * size, size) };
+            let range = i * outputs..(i + 1) * outputs;
+            window.for_each_pixel(|pixel, windows| {
+                let at = range.start + pixel * window.c..range.start + (pixel + 1) * window.c;
+                for (tap, input) in windows {
+                    let dx = &mut dx[input * window.c..(input + 1) * window.c];
+                    spread(&self.places[at.clone()], tap, &dy[at.clone()], dx);
                 }
-                let range = i * pixels..(i + 1) * pixels;
-                for (&place, &dy) in places[range.clone()].iter().zip(&dy[range]) {
-                    // SAFETY: cleared in the loop above.
-                    unsafe { *dx[place as usize].assume_init_mut() += dy };
-                }
-            };
-            // SAFETY: all planes are visited, and each visit clears its plane.
-            Ok(unsafe {
-                parallel::build(planes * plane, |out| parallel::for_each(planes, |i| spread(i, out)))
-            })
-        })?;
-        Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
+            });
+        });
+        self.from.add(dx);
+        token_gradient(token)
     }
 }
 
-/// Calls `found(output place, maximum, input place)` for every window of a plane. NaN counts as larger than all.
-fn pool_plane(window: &Window, x: &[f32], mut found: impl FnMut(usize, f32, usize)) {
-    let Window { kernel, stride, padding, h, w, oh, ow } = *window;
-    let range = |o: usize, side: usize| {
-        let start = o * stride;
-        (start.saturating_sub(padding), (start + kernel - padding).min(side))
-    };
-    for oy in 0..oh {
-        let (y0, y1) = range(oy, h);
-        for ox in 0..ow {
-            let (x0, x1) = range(ox, w);
-            let mut place = y0 * w + x0;
-            let mut best = x[place];
-            for y in y0..y1 {
-                for (i, &value) in x[y * w + x0..y * w + x1].iter().enumerate() {
-                    if value > best || (value.is_nan() && !best.is_nan()) {
-                        (best, place) = (value, y * w + x0 + i);
-                    }
-                }
+impl Window {
+    /// Calls `f(output pixel, (place in the window, input pixel)...)` for every window of an image, in row-major order.
+    fn for_each_pixel(self, mut f: impl FnMut(usize, &mut dyn Iterator<Item = (u8, usize)>)) {
+        let range = |o: usize, side: usize| {
+            let start = o * self.stride;
+            (start.saturating_sub(self.padding), (start + self.kernel - self.padding).min(side))
+        };
+        for oy in 0..self.oh {
+            let (y0, y1) = range(oy, self.h);
+            for ox in 0..self.ow {
+                let (x0, x1) = range(ox, self.w);
+                let mut taps = (y0..y1)
+                    .flat_map(|y| (x0..x1).map(move |x| y * self.w + x))
+                    .enumerate()
+                    .map(|(tap, input)| (tap as u8, input));
+                f(oy * self.ow + ox, &mut taps);
             }
-            found(oy * ow + ox, best, place);
+        }
+    }
+}
+
+fn pool_image(window: Window, x: &[f32], y: &mut [f32], places: &mut [u8]) {
+    let c = window.c;
+    window.for_each_pixel(|pixel, taps| {
+        let at = pixel * c..(pixel + 1) * c;
+        let (y, places) = (&mut y[at.clone()], &mut places[at]);
+        for (tap, input) in taps {
+            let x = &x[input * c..(input + 1) * c];
+            if tap == 0 {
+                y.copy_from_slice(x);
+                places.fill(0);
+            } else {
+                keep_larger(x, tap, y, places);
+            }
+        }
+    });
+}
+
+vectorized! {
+    /// NaN counts as larger than all.
+    fn keep_larger(x: &[f32], tap: u8, y: &mut [f32], places: &mut [u8]) {
+        for ((x, y), place) in x.iter().zip(y).zip(places) {
+            let larger = *x > *y || (x.is_nan() && !y.is_nan());
+            *y = if larger { *x } else { *y };
+            *place = if larger { tap } else { *place };
+        }
+    }
+
+    /// Adds the gradients of the outputs whose maximum is this tap.
+    fn spread(places: &[u8], tap: u8, dy: &[f32], dx: &mut [f32]) {
+        for ((place, dy), dx) in places.iter().zip(dy).zip(dx) {
+            *dx += if *place == tap { *dy } else { 0.0 };
+        }
+    }
+
+    /// Sums the rows of `x`, `[rows, C]`.
+    fn sum_rows(x: &[f32], sums: &mut [f32]) {
+        for row in x.chunks_exact(sums.len()) {
+            for (sum, x) in sums.iter_mut().zip(row) {
+                *sum += x;
+            }
         }
     }
 }
@@ -160,63 +203,65 @@ fn pool_plane(window: &Window, x: &[f32], mut found: impl FnMut(usize, f32, usiz
 ///
 /// # Errors
 /// [`Error::Shape`] for another rank or an empty map.
-pub fn global_avg_pool(x: &Tensor) -> Result<Tensor> {
-    let &[n, c, h, w] = x.dims() else {
-        return Err(Error::shape("global_avg_pool", "[N, C, H, W]", x.dims()));
+pub fn global_avg_pool(x: &FeatureMap) -> Result<Tensor> {
+    let dims = x.dims();
+    let &[n, c, h, w] = dims.as_slice() else {
+        return Err(Error::shape("global_avg_pool", "[N, C, H, W]", &dims));
     };
-    if h * w == 0 {
-        return Err(Error::shape("global_avg_pool", "[N, C, H, W] with H, W > 0", x.dims()));
+    if h * w == 0 || c == 0 {
+        return Err(Error::shape("global_avg_pool", "[N, C, H, W] with C, H, W > 0", &dims));
     }
-    if is_native(x) {
-        return Ok(x.contiguous()?.apply_op1(AveragePoolOp)?);
+    match &x.0 {
+        Form::Plain(x) => Ok(x.contiguous()?.reshape((n, c, h * w))?.mean(2)?),
+        Form::Native(x) => {
+            let op = AveragePoolOp { n, c, pixels: h * w, x: x.values.clone(), slot: x.slot.clone() };
+            Ok(x.token.apply_op1(op)?)
+        }
     }
-    Ok(x.contiguous()?.reshape((n, c, h * w))?.mean(2)?)
 }
 
 #[derive(Debug)]
-struct AveragePoolOp;
+struct AveragePoolOp {
+    n: usize,
+    c: usize,
+    pixels: usize,
+    x: Arc<Buffer>,
+    slot: Arc<Slot>,
+}
 
 impl CustomOp1 for AveragePoolOp {
     fn name(&self) -> &'static str {
         "global_avg_pool"
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        let (x, dims) = (storage::slice(x, layout)?, layout.dims());
-        let plane = dims[2] * dims[3];
-        let mean = |p: &[f32]| (p.iter().map(|&v| f64::from(v)).sum::<f64>() / plane as f64) as f32;
-        let average = |n: usize, out: &parallel::Output| {
+    fn cpu_fwd(&self, _token: &CpuStorage, _layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let Self { n, c, pixels, .. } = *self;
+        let mut out = vec![0f32; n * c];
+        let means = Disjoint::new(&mut out);
+        parallel::for_each(n, |i| {
             // SAFETY: samples are disjoint.
-            let out = unsafe { out.slice(n * dims[1], dims[1]) };
-            for (y, p) in out.iter_mut().zip(x[n * dims[1] * plane..].chunks_exact(plane)) {
-                y.write(mean(p));
-            }
-        };
-        // SAFETY: all samples and channels are written.
-        let out = unsafe {
-            parallel::build(dims[0] * dims[1], |out| parallel::for_each(dims[0], |n| average(n, out)))
-        };
-        Ok((CpuStorage::F32(out), (dims[0], dims[1]).into()))
+            let means = unsafe { means.slice(i * c, c) };
+            sum_rows(&self.x[i * pixels * c..(i + 1) * pixels * c], means);
+            means.iter_mut().for_each(|mean| *mean /= pixels as f32);
+        });
+        Ok((CpuStorage::F32(out), (n, c).into()))
     }
 
-    fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let (n, c, h, w) = x.dims4()?;
-        let plane = h * w;
-        let dx = storage::with(dy, |dy| {
-            let spread = |n: usize, out: &parallel::Output| {
+    fn bwd(&self, token: &Tensor, _y: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let Self { n, c, pixels, .. } = *self;
+        let mut dx = Buffer::new(n * pixels * c);
+        storage::with(dy, |dy| {
+            let out = Disjoint::new(&mut dx);
+            parallel::for_each(n, |i| {
                 // SAFETY: samples are disjoint.
-                let dx = unsafe { out.slice(n * c * plane, c * plane) };
-                for (dx, dy) in dx.chunks_exact_mut(plane).zip(&dy[n * c..]) {
-                    let value = dy / plane as f32;
-                    for place in dx {
-                        place.write(value);
-                    }
-                }
-            };
-            // SAFETY: all samples, channels and pixels are written.
-            Ok(unsafe { parallel::build(n * c * plane, |out| parallel::for_each(n, |n| spread(n, out))) })
+                let dx = unsafe { out.slice(i * pixels * c, pixels * c) };
+                let part: Vec<f32> = dy[i * c..(i + 1) * c].iter().map(|dy| dy / pixels as f32).collect();
+                dx.chunks_exact_mut(c).for_each(|row| row.copy_from_slice(&part));
+            });
+            Ok(())
         })?;
-        Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
+        self.slot.add(dx);
+        token_gradient(token)
     }
 }
 
@@ -249,9 +294,9 @@ mod tests {
             // Rounded values bring ties, where the first maximum must win in both.
             for x in [distinct(&[n, c, h, w])?, distinct(&[n, c, h, w])?.floor()?] {
                 let x = Var::from_tensor(&x)?;
-                let ours = max_pool2d(&x, kernel, stride, padding)?;
+                let ours = max_pool2d(&FeatureMap::new(&x)?, kernel, stride, padding)?.tensor()?;
                 let (oh, ow) = (ours.dim(2)?, ours.dim(3)?);
-                let twin = composed_max(&x, &Window { kernel, stride, padding, h, w, oh, ow })?;
+                let twin = composed_max(&x, &Window { kernel, stride, padding, h, w, c, oh, ow })?;
                 let weights = distinct(ours.dims())?;
                 let flat = |t: &Tensor| t.flatten_all()?.to_vec1::<f32>();
                 assert_eq!(flat(&ours)?, flat(&twin)?);
@@ -263,7 +308,7 @@ mod tests {
                 }
             }
             check_gradients(&[distinct(&[n, c, h, w])?], GradCheck::default(), |x| {
-                max_pool2d(&x[0], kernel, stride, padding)
+                max_pool2d(&FeatureMap::new(&x[0])?, kernel, stride, padding)?.tensor()
             })?;
         }
         Ok(())
@@ -274,19 +319,20 @@ mod tests {
         let x = distinct(&[3, 4, 5, 3])?;
         let flat = |t: &Tensor| t.flatten_all()?.to_vec1::<f32>();
         let want = flat(&x.mean((2, 3))?)?;
-        for (a, b) in flat(&global_avg_pool(&x)?)?.iter().zip(&want) {
+        for (a, b) in flat(&global_avg_pool(&FeatureMap::new(&x)?)?)?.iter().zip(&want) {
             assert!((a - b).abs() < 1e-6);
         }
-        check_gradients(&[x], GradCheck::default(), |x| global_avg_pool(&x[0]))
+        check_gradients(&[x], GradCheck::default(), |x| global_avg_pool(&FeatureMap::new(&x[0])?))
     }
 
     #[test]
     fn refuses_what_does_not_fit() -> Result<()> {
         let x = distinct(&[1, 1, 2, 2])?;
-        assert!(max_pool2d(&x, 3, 2, 0).is_err());
-        assert!(max_pool2d(&x, 2, 2, 2).is_err());
-        assert!(max_pool2d(&x.flatten_all()?, 2, 2, 0).is_err());
-        assert!(global_avg_pool(&x.flatten_all()?).is_err());
+        let (map, flat) = (FeatureMap::new(&x)?, FeatureMap::new(&x.reshape((2, 2))?)?);
+        assert!(max_pool2d(&map, 3, 2, 0).is_err());
+        assert!(max_pool2d(&map, 2, 2, 2).is_err());
+        assert!(max_pool2d(&flat, 2, 2, 0).is_err());
+        assert!(global_avg_pool(&flat).is_err());
         Ok(())
     }
 }

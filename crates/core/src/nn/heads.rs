@@ -2,8 +2,8 @@
 
 use candle_core::Tensor;
 
-use super::{BatchNorm, BatchNormConfig, Builder, Init, Linear, Mode, Module};
-use crate::kernels::relu;
+use super::{BatchNorm, BatchNormConfig, Builder, Init, Linear, MapModule, Mode, Module};
+use crate::kernels::{FeatureMap, relu};
 use crate::{Error, Result};
 
 /// One layer of an [`Mlp`]: linear, then batch norm, then ReLU.
@@ -78,12 +78,17 @@ impl Mlp {
     /// # Errors
     /// As [`Module::forward`].
     pub fn forward_all(&self, x: &Tensor, mode: &Mode) -> Result<Vec<Tensor>> {
-        let mut outputs: Vec<Tensor> = Vec::with_capacity(self.layers.len());
+        self.maps(x, mode)?.iter().map(FeatureMap::rows).collect()
+    }
+
+    fn maps(&self, x: &Tensor, mode: &Mode) -> Result<Vec<FeatureMap>> {
+        let input = FeatureMap::from_rows(x)?;
+        let mut outputs: Vec<FeatureMap> = Vec::with_capacity(self.layers.len());
         for layer in &self.layers {
-            let x = layer.linear.forward(outputs.last().unwrap_or(x), mode)?;
+            let x = layer.linear.forward_rows(outputs.last().unwrap_or(&input), mode)?;
             outputs.push(match (&layer.norm, layer.relu) {
                 (Some(norm), true) => norm.forward_relu(&x, None, mode)?,
-                (Some(norm), false) => norm.forward(&x, mode)?,
+                (Some(norm), false) => norm.forward_map(&x, mode)?,
                 (None, true) => relu(&x)?,
                 (None, false) => x,
             });
@@ -94,7 +99,9 @@ impl Mlp {
 
 impl Module for Mlp {
     fn forward(&self, x: &Tensor, mode: &Mode) -> Result<Tensor> {
-        let outputs = self.forward_all(x, mode)?;
-        outputs.into_iter().last().ok_or_else(|| Error::config("head.layers", "at least one layer is needed"))
+        match self.maps(x, mode)?.last() {
+            Some(last) => last.rows(),
+            None => Err(Error::config("head.layers", "at least one layer is needed")),
+        }
     }
 }

@@ -4,19 +4,28 @@ mod heads;
 mod layers;
 mod mode;
 mod params;
+#[cfg(any())]
+mod positions;
 mod resnet;
 #[cfg(test)]
 mod tests;
+#[cfg(any())]
+mod vit;
 
 pub use heads::{Mlp, MlpLayer};
 pub use layers::{BatchNorm, BatchNormConfig, BatchNormKind, Conv2d, Conv2dConfig, Linear, MaxPool2d, Relu};
-pub use mode::Mode;
+pub use mode::{Mode, Noise};
 pub use params::{Builder, Entry, Init, Kind, ParamStore};
+#[cfg(any())]
+pub use positions::Interpolation;
 pub use resnet::{ResNet, ResNetConfig, Shortcut, Stem};
+#[cfg(any())]
+pub use vit::{VisionTransformer, VitConfig};
 
 use candle_core::Tensor;
 
 use crate::Result;
+use crate::kernels::FeatureMap;
 
 /// Something with a forward pass.
 pub trait Module: Send + Sync {
@@ -25,6 +34,21 @@ pub trait Module: Send + Sync {
     /// # Errors
     /// A shape that the module cannot take.
     fn forward(&self, x: &Tensor, mode: &Mode) -> Result<Tensor>;
+}
+
+/// A module between feature maps: layers that follow each other without a tensor in between.
+pub trait MapModule: Send + Sync {
+    /// Applies the module. See [`Mode`] for train, evaluation and gradient-free passes.
+    ///
+    /// # Errors
+    /// A shape that the module cannot take.
+    fn forward_map(&self, x: &FeatureMap, mode: &Mode) -> Result<FeatureMap>;
+}
+
+impl<M: MapModule> Module for M {
+    fn forward(&self, x: &Tensor, mode: &Mode) -> Result<Tensor> {
+        self.forward_map(&FeatureMap::new(x)?, mode)?.tensor()
+    }
 }
 
 /// A backbone: samples to features `[N, width]`.

@@ -3,10 +3,10 @@
 use candle_core::Tensor;
 
 use super::{
-    BatchNorm, BatchNormConfig, BatchNormKind, Builder, Conv2d, Conv2dConfig, Encoder, Init, MaxPool2d, Mode,
-    Module,
+    BatchNorm, BatchNormConfig, BatchNormKind, Builder, Conv2d, Conv2dConfig, Encoder, Init, MapModule,
+    MaxPool2d, Mode, Module,
 };
-use crate::kernels::{ConvSettings, global_avg_pool};
+use crate::kernels::{ConvSettings, FeatureMap, global_avg_pool};
 use crate::{Error, Result};
 
 /// What comes before the first group.
@@ -134,7 +134,7 @@ impl ResNetConfig {
         kernel: usize,
         stride: usize,
     ) -> Result<Conv2d> {
-        let settings = ConvSettings { stride, padding: kernel / 2, groups: 1 };
+        let settings = ConvSettings::square(stride, kernel / 2);
         let config = Conv2dConfig { kernel, settings, weight: self.conv_init, bias: None };
         Conv2d::new(b, inputs, outputs, config)
     }
@@ -190,16 +190,16 @@ impl Block {
     }
 }
 
-impl Module for Block {
-    fn forward(&self, x: &Tensor, mode: &Mode) -> Result<Tensor> {
+impl MapModule for Block {
+    fn forward_map(&self, x: &FeatureMap, mode: &Mode) -> Result<FeatureMap> {
         let shortcut = match &self.downsample {
-            Some((conv, norm)) => norm.forward(&conv.forward(x, mode)?, mode)?,
+            Some((conv, norm)) => norm.forward_map(&conv.forward_map(x, mode)?, mode)?,
             None => x.clone(),
         };
         let mut y = x.clone();
         for (i, (conv, norm)) in self.convs.iter().enumerate() {
             let last = i + 1 == self.convs.len();
-            y = norm.forward_relu(&conv.forward(&y, mode)?, last.then_some(&shortcut), mode)?;
+            y = norm.forward_relu(&conv.forward_map(&y, mode)?, last.then_some(&shortcut), mode)?;
         }
         Ok(y)
     }
@@ -260,12 +260,13 @@ impl ResNet {
 
 impl Module for ResNet {
     fn forward(&self, x: &Tensor, mode: &Mode) -> Result<Tensor> {
-        let mut y = self.norm.forward_relu(&self.conv.forward(x, mode)?, None, mode)?;
+        let x = FeatureMap::new(x)?;
+        let mut y = self.norm.forward_relu(&self.conv.forward_map(&x, mode)?, None, mode)?;
         if let Some(pool) = &self.pool {
-            y = pool.forward(&y, mode)?;
+            y = pool.forward_map(&y, mode)?;
         }
         for block in &self.blocks {
-            y = block.forward(&y, mode)?;
+            y = block.forward_map(&y, mode)?;
         }
         global_avg_pool(&y)
     }

@@ -279,7 +279,7 @@ fn linear_and_biased_convolution() -> Result<()> {
         assert!((y.to_vec3::<f32>()?[1][0][o] - want).abs() < 1e-6);
     }
     assert!(linear.forward(&tensor("x", (2, 4))?, &Mode::eval()).is_err());
-    let settings = crate::kernels::ConvSettings { padding: 1, ..Default::default() };
+    let settings = crate::kernels::ConvSettings::square(1, 1);
     let config =
         Conv2dConfig { kernel: 3, settings, weight: Init::TorchDefault, bias: Some(Init::Const(0.5)) };
     let conv = Conv2d::new(&store.builder().pp("conv"), 2, 3, config)?;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use toml::de::DeTable;
 
+use crate::kernels::Precision;
 use crate::{Error, Result};
 
 /// The settings of the training loop itself.
@@ -30,6 +31,8 @@ pub struct TrainConfig {
     pub log_every_steps: u64,
     /// Gradients with a larger l2 norm than this (over all parameters) are scaled down to it.
     pub grad_clip: Option<f64>,
+    /// How operations on the CPU round.
+    pub precision: Precision,
 }
 
 impl Default for TrainConfig {
@@ -43,6 +46,7 @@ impl Default for TrainConfig {
             keep_checkpoints: 2,
             log_every_steps: 10,
             grad_clip: None,
+            precision: Precision::F32,
         }
     }
 }
@@ -63,6 +67,10 @@ impl TrainConfig {
             if value == 0 {
                 return Err(Error::config(join(prefix, key), "must be at least 1"));
             }
+        }
+        // So that no count of steps overflows.
+        if u32::try_from(self.epochs).is_err() {
+            return Err(Error::config(join(prefix, "epochs"), format!("must be at most {}", u32::MAX)));
         }
         if i64::try_from(self.seed).is_err() {
             return Err(Error::config(join(prefix, "seed"), format!("must be at most {}", i64::MAX)));
@@ -399,6 +407,7 @@ mod tests {
         assert!(good.check("train").is_ok());
         let check = |config: TrainConfig| config.check("train").unwrap_err().to_string();
         assert!(check(TrainConfig { epochs: 0, ..good.clone() }).contains("train.epochs"));
+        assert!(check(TrainConfig { epochs: 1 << 32, ..good.clone() }).contains("train.epochs"));
         assert!(check(TrainConfig { seed: u64::MAX, ..good.clone() }).contains("train.seed"));
         assert!(check(TrainConfig { grad_clip: Some(f64::NAN), ..good.clone() }).contains("train.grad_clip"));
         assert!(

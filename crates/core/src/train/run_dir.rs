@@ -33,7 +33,7 @@ pub struct RunDir {
 }
 
 fn refuse(path: &Path, kind: ErrorKind, reason: &str) -> Error {
-    Error::Io { path: path.to_path_buf(), source: std::io::Error::new(kind, reason) }
+    Error::Io { path: path.to_path_buf(), cause: std::io::Error::new(kind, reason) }
 }
 
 fn lock(path: &Path) -> Result<File> {
@@ -45,7 +45,7 @@ fn lock(path: &Path) -> Result<File> {
         Err(TryLockError::WouldBlock) => {
             Err(refuse(path, ErrorKind::WouldBlock, "another process is running in this folder"))
         }
-        Err(TryLockError::Error(source)) => Err(Error::Io { path: place, source }),
+        Err(TryLockError::Error(cause)) => Err(Error::Io { path: place, cause }),
     }
 }
 

@@ -16,6 +16,7 @@ use super::run_dir::{RunDir, RunLog};
 use super::{Method, Progress, StepOutput, TrainConfig, with_big_stack};
 use crate::data::{Batch, Batches};
 use crate::dist::{Comm, single};
+use crate::kernels::with_precision;
 use crate::optim::{Gradients, Optimizer};
 use crate::weights::{DataIdentity, Manifest, save_encoder};
 use crate::{Error, Result};
@@ -160,7 +161,9 @@ impl<'a> Trainer<'a> {
                 }
                 let progress = Progress { step, epoch, ..base };
                 let waited = means.lap();
-                self.step(&mut run, &progress, batch?, &mut means, waited)?;
+                with_precision(self.config.precision, || {
+                    self.step(&mut run, &progress, batch?, &mut means, waited)
+                })?;
                 step += 1;
                 let ended = step.is_multiple_of(steps_per_epoch);
                 if ended {

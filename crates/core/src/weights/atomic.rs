@@ -35,7 +35,7 @@ pub fn write_atomically(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result
     // What is still buffered after a failed flush must not be written again while the writer is dropped.
     let _ = writer.into_parts();
     temporary.as_file().sync_all().map_err(Error::io(path))?;
-    temporary.persist(path).map_err(|e| Error::Io { path: path.to_path_buf(), source: e.error })?;
+    temporary.persist(path).map_err(|e| Error::Io { path: path.to_path_buf(), cause: e.error })?;
     // The rename itself lives in the folder. Only Unix can open a folder to flush it.
     #[cfg(unix)]
     File::open(&folder).and_then(|f| f.sync_all()).map_err(Error::io(&folder))?;

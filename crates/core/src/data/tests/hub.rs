@@ -47,16 +47,16 @@ fn parquet_rows_are_pillows_pixels() {
     assert_eq!(twice.len(), 16);
 }
 
-/// A cache as `huggingface_hub` writes it: refs, and snapshots by commit.
-fn fake_cache(root: &Path, revision: &str, file: &str) {
+/// A cache as `huggingface_hub` writes it (refs, and snapshots by commit) that holds a fixture as `file` of `repo`.
+fn fake_cache(root: &Path, repo: &str, revision: &str, file: &str, content: &str) {
     let commit = "0123456789abcdef0123456789abcdef01234567";
-    let repo = root.join("datasets--uoft-cs--cifar10");
+    let repo = root.join(format!("datasets--{}", repo.replace('/', "--")));
     let reference = repo.join("refs").join(revision);
     fs::create_dir_all(reference.parent().expect("parent")).expect("refs");
     fs::write(reference, commit).expect("ref");
     let target = repo.join("snapshots").join(commit).join(file);
     fs::create_dir_all(target.parent().expect("parent")).expect("snapshot");
-    fs::copy(fixture("cifar_like.parquet"), target).expect("copy");
+    fs::copy(fixture(content), target).expect("copy");
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn offline_cache_is_enough() {
         ("refs/convert/parquet", "plain_text/train/0000.parquet"),
     ] {
         let cache = tempfile::tempdir().expect("folder");
-        fake_cache(cache.path(), revision, file);
+        fake_cache(cache.path(), "uoft-cs/cifar10", revision, file, "cifar_like.parquet");
         let set = HubDataset::Cifar10.load(Split::Train, &offline(cache.path())).expect(revision);
         assert_eq!(set.name(), "cifar10-train");
         assert_is_fixture(&set);
@@ -76,6 +76,43 @@ fn offline_cache_is_enough() {
             ["uoft-cs/cifar10", "plain_text/test-00000-of-00001.parquet", "HF_HUB_OFFLINE", "hf download"]
         {
             assert!(text.contains(part), "{part}: {text}");
+        }
+    }
+}
+
+/// Red of the script's picture, which grows from left to right.
+fn red(x: usize, side: usize) -> u8 {
+    (255.0 * x as f64 / (side - 1) as f64).round() as u8
+}
+
+#[test]
+fn every_named_set_loads_from_the_home_of_the_hub() {
+    let home = tempfile::tempdir().expect("folder");
+    let root = home.path().to_string_lossy().into_owned();
+    let settings = HubSettings::from_lookup(lookup(&[("HF_HOME", &root), ("HF_HUB_OFFLINE", "1")]));
+    let gray = ("mnist_like.parquet", 28, 1, vec![9, 6, 3, 0], 10);
+    for (set, repo, config, (content, side, channels, labels, classes)) in [
+        (
+            HubDataset::Cifar100,
+            "uoft-cs/cifar100",
+            "cifar100",
+            ("cifar100_like.parquet", 32, 3, vec![0, 33, 66, 99], 100),
+        ),
+        (HubDataset::Mnist, "ylecun/mnist", "mnist", gray.clone()),
+        (HubDataset::FashionMnist, "zalando-datasets/fashion_mnist", "fashion_mnist", gray),
+    ] {
+        assert!(error_text(set.load(Split::Test, &settings)).contains(repo));
+        let file = format!("{config}/test-00000-of-00001.parquet");
+        fake_cache(&home.path().join("hub"), repo, "main", &file, content);
+        let data = set.load(Split::Test, &settings).expect(repo);
+        assert_eq!((data.name(), data.classes()), (&*format!("{}-test", set.name()), classes));
+        assert_eq!(data.labels(), Some(&labels[..]), "{repo}");
+        for image in data.images() {
+            assert_eq!((image.width, image.height, image.channels), (side, side, channels), "{repo}");
+            // Rows are rows: a transposed image grows from top to bottom.
+            for (x, y) in [(0, 0), (1, side - 1), (side - 1, 0), (side / 2, 3)] {
+                assert_eq!(image.data[(y * side + x) * channels], red(x, side), "{repo} {x} {y}");
+            }
         }
     }
 }

@@ -142,7 +142,12 @@ fn options_are_checked() {
     );
     assert!(text(LoaderOptions { rank: 2, world: 2, ..options(4, 0) }).contains("rank 2"));
     assert!(text(LoaderOptions { world: 2, drop_last: false, ..options(4, 0) }).contains("drop_last"));
+    assert!(
+        text(LoaderOptions { workers: usize::MAX, ..options(4, 0) })
+            .contains("`data.workers`: must be at most")
+    );
     assert!(error_text(SequentialLoader::new(set(1), Pixels, 0, 0)).contains("batch_size"));
+    assert!(error_text(SequentialLoader::new(set(1), Pixels, 1, 4096)).contains("data.workers"));
 }
 
 /// Refuses, panics or misbehaves at chosen samples (by their tag), and counts calls.
@@ -187,7 +192,10 @@ fn trouble_ends_the_epoch_with_an_error() {
         let text = run(Trouble { panic: Some(5), ..Trouble::default() });
         assert!(text.contains("set[5]") && text.contains("panicked") && text.contains("a bug"), "{text}");
         let text = run(Trouble { odd: Some(6), ..Trouble::default() });
-        assert_eq!(text, "set[6]: view 0 has shape [1] in a batch of shape [3, 3, 4]");
+        assert_eq!(
+            text,
+            "set[6]: view 0 has shape [1] in a batch of shape [3, 3, 4]: resize and crop all images to one size"
+        );
         let text = run(Trouble { broken: Some(7), ..Trouble::default() });
         assert!(text.contains("crop: expected shape"), "{text}");
     }

@@ -2,13 +2,22 @@
 
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Shape, Tensor};
 
-use super::{BatchNormArgs, BatchStatistics, Extents, Statistics};
+use super::{BatchStatistics, Extents, Settings, Statistics};
 use crate::Result;
 use crate::dist::Comm;
 use crate::kernels::activation;
 
+/// The operands of the twin: `[N, C, ...]`.
+#[derive(Clone, Copy)]
+pub(super) struct Operands<'a> {
+    pub x: &'a Tensor,
+    pub affine: &'a Tensor,
+    pub residual: Option<&'a Tensor>,
+    pub settings: Settings,
+}
+
 pub(super) fn train(
-    args: BatchNormArgs,
+    args: Operands,
     e: Extents,
     statistics: &Statistics,
 ) -> Result<(Tensor, BatchStatistics)> {
@@ -26,7 +35,7 @@ pub(super) fn train(
         count = total.to_vec1::<f64>()?.first().copied().unwrap_or_default().round() as usize;
     }
     if count < 2 {
-        return Err(super::too_few(args.x));
+        return Err(super::too_few(args.x.dims()));
     }
     let mean_of = |t: Tensor| -> Result<Tensor> {
         let sum = t.sum_keepdim(2)?;
@@ -35,30 +44,30 @@ pub(super) fn train(
     let mean = mean_of(x.clone())?;
     let centred = x.broadcast_sub(&mean)?;
     let var = mean_of(centred.sqr()?)?;
-    let normal = centred.broadcast_div(&(&var + args.eps)?.sqrt()?)?;
+    let normal = centred.broadcast_div(&(&var + args.settings.eps)?.sqrt()?)?;
     let normal = normal.reshape((e.groups, e.c, per_group, e.plane))?.transpose(1, 2)?.contiguous()?;
     let y = finish(args, e, normal.reshape((e.n, e.c, e.plane))?)?;
     let flat = |t: &Tensor| t.detach().reshape((e.groups, e.c));
     Ok((y, BatchStatistics { mean: flat(&mean)?, var: flat(&var)?, count }))
 }
 
-pub(super) fn fixed(args: BatchNormArgs, e: Extents, mean: &Tensor, var: &Tensor) -> Result<Tensor> {
+pub(super) fn fixed(args: Operands, e: Extents, mean: &Tensor, var: &Tensor) -> Result<Tensor> {
     let row =
         |t: &Tensor| -> Result<Tensor> { Ok(t.detach().to_dtype(args.x.dtype())?.reshape((1, e.c, 1))?) };
     let x = args.x.reshape((e.n, e.c, e.plane))?;
-    let std = (row(var)? + args.eps)?.sqrt()?;
+    let std = (row(var)? + args.settings.eps)?.sqrt()?;
     finish(args, e, x.broadcast_sub(&row(mean)?)?.broadcast_div(&std)?)
 }
 
 /// Scale, shift, residual and ReLU on `[N, C, P]`.
-fn finish(args: BatchNormArgs, e: Extents, normal: Tensor) -> Result<Tensor> {
+fn finish(args: Operands, e: Extents, normal: Tensor) -> Result<Tensor> {
     let affine = args.affine.to_dtype(normal.dtype())?.reshape((2, 1, e.c, 1))?;
     let y = normal.broadcast_mul(&affine.get(0)?)?.broadcast_add(&affine.get(1)?)?;
     let mut y = y.reshape(args.x.shape())?;
     if let Some(residual) = args.residual {
         y = (y + residual)?;
     }
-    if args.relu { activation::composed(&y) } else { Ok(y) }
+    if args.settings.relu { activation::composed(&y) } else { Ok(y) }
 }
 
 /// The sum over ranks, whose gradient is the sum of the ranks' gradients.

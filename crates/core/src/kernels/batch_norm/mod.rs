@@ -11,7 +11,7 @@ mod tests;
 
 use candle_core::Tensor;
 
-use super::is_native;
+use super::map::{FeatureMap, Form};
 use crate::dist::Comm;
 use crate::{Error, Result};
 
@@ -19,15 +19,22 @@ use crate::{Error, Result};
 #[derive(Debug, Clone, Copy)]
 pub struct BatchNormArgs<'a> {
     /// `[N, C, H, W]` or `[N, C]`.
-    pub x: &'a Tensor,
+    pub x: &'a FeatureMap,
     /// `[2, C]`: gamma above beta.
     pub affine: &'a Tensor,
     /// Added after the normalisation; of the shape of `x`.
-    pub residual: Option<&'a Tensor>,
+    pub residual: Option<&'a FeatureMap>,
     /// Whether a ReLU comes last. Its gradient at 0 is 0.
     pub relu: bool,
     /// Added to the variance.
     pub eps: f64,
+}
+
+/// What both implementations need beside their operands.
+#[derive(Debug, Clone, Copy)]
+struct Settings {
+    relu: bool,
+    eps: f64,
 }
 
 /// Over which samples batch statistics are taken.
@@ -65,16 +72,24 @@ pub struct BatchStatistics {
 ///
 /// # Errors
 /// [`Error::Shape`] where operands do not fit or a channel has fewer than two values; a rank that is gone.
-pub fn batch_norm_train(args: BatchNormArgs, statistics: &Statistics) -> Result<(Tensor, BatchStatistics)> {
+pub fn batch_norm_train(
+    args: BatchNormArgs,
+    statistics: &Statistics,
+) -> Result<(FeatureMap, BatchStatistics)> {
     let extents = Extents::new(&args, statistics.groups())?;
     let single = extents.n / extents.groups * extents.plane < 2;
     if single && !matches!(statistics, Statistics::Sync(_)) {
-        return Err(too_few(args.x));
+        return Err(too_few(&args.x.dims()));
     }
-    if is_native(args.x) {
-        op::train(args, extents, statistics)
-    } else {
-        composed::train(args, extents, statistics)
+    match args.operands()? {
+        Operands::Native(operands) => {
+            let (y, seen) = op::train(operands, statistics)?;
+            Ok((FeatureMap(Form::Native(y)), seen))
+        }
+        Operands::Plain(operands) => {
+            let (y, seen) = composed::train(operands, extents, statistics)?;
+            Ok((FeatureMap(Form::Plain(y)), seen))
+        }
     }
 }
 
@@ -82,20 +97,46 @@ pub fn batch_norm_train(args: BatchNormArgs, statistics: &Statistics) -> Result<
 ///
 /// # Errors
 /// [`Error::Shape`] where operands do not fit.
-pub fn batch_norm_fixed(args: BatchNormArgs, mean: &Tensor, var: &Tensor) -> Result<Tensor> {
+pub fn batch_norm_fixed(args: BatchNormArgs, mean: &Tensor, var: &Tensor) -> Result<FeatureMap> {
     let extents = Extents::new(&args, 1)?;
     if mean.dims() != [extents.c] || var.dims() != [extents.c] {
         return Err(Error::shape("batch norm statistics", format!("[{}]", extents.c), mean.dims()));
     }
-    if is_native(args.x) {
-        op::fixed(args, extents, mean, var)
-    } else {
-        composed::fixed(args, extents, mean, var)
-    }
+    Ok(FeatureMap(match args.operands()? {
+        Operands::Native(operands) => Form::Native(op::fixed(operands, mean, var)?),
+        Operands::Plain(operands) => Form::Plain(composed::fixed(operands, extents, mean, var)?),
+    }))
 }
 
-fn too_few(x: &Tensor) -> Error {
-    Error::shape("batch norm in training", "more than one value per channel and group", x.dims())
+fn too_few(dims: &[usize]) -> Error {
+    Error::shape("batch norm in training", "more than one value per channel and group", dims)
+}
+
+enum Operands<'a> {
+    Native(op::Operands<'a>),
+    Plain(composed::Operands<'a>),
+}
+
+impl<'a> BatchNormArgs<'a> {
+    /// The operands in the form that all of them have.
+    fn operands(self) -> Result<Operands<'a>> {
+        let (affine, settings) = (self.affine, Settings { relu: self.relu, eps: self.eps });
+        match (&self.x.0, self.residual.map(|r| &r.0)) {
+            (Form::Native(x), None) => {
+                Ok(Operands::Native(op::Operands { x, affine, residual: None, settings }))
+            }
+            (Form::Native(x), Some(Form::Native(residual))) => {
+                Ok(Operands::Native(op::Operands { x, affine, residual: Some(residual), settings }))
+            }
+            (Form::Plain(x), None) => {
+                Ok(Operands::Plain(composed::Operands { x, affine, residual: None, settings }))
+            }
+            (Form::Plain(x), Some(Form::Plain(residual))) => {
+                Ok(Operands::Plain(composed::Operands { x, affine, residual: Some(residual), settings }))
+            }
+            _ => Err(Error::shape("batch norm residual", "the device and type of the input", &self.x.dims())),
+        }
+    }
 }
 
 /// The extents of `x`, with height and width as one.
@@ -110,16 +151,15 @@ struct Extents {
 impl Extents {
     fn new(args: &BatchNormArgs, groups: usize) -> Result<Self> {
         let dims = args.x.dims();
-        let (n, c, plane) = match *dims {
-            [n, c] => (n, c, 1),
-            [n, c, h, w] => (n, c, h * w),
-            _ => return Err(Error::shape("batch norm", "[N, C, H, W] or [N, C]", dims)),
+        let &[n, c, ref spatial @ ..] = dims.as_slice() else {
+            return Err(Error::shape("batch norm", "[N, C, H, W] or [N, C]", &dims));
         };
+        let plane = spatial.iter().product();
         if n * c * plane == 0 {
-            return Err(Error::shape("batch norm", "a batch that is not empty", dims));
+            return Err(Error::shape("batch norm", "a batch that is not empty", &dims));
         }
         if groups == 0 || n % groups != 0 {
-            return Err(Error::shape("batch norm", format!("N in {groups} equal groups"), dims));
+            return Err(Error::shape("batch norm", format!("N in {groups} equal groups"), &dims));
         }
         if args.affine.dims() != [2, c] {
             return Err(Error::shape("batch norm gamma and beta", format!("[2, {c}]"), args.affine.dims()));
@@ -127,7 +167,7 @@ impl Extents {
         if let Some(residual) = args.residual
             && residual.dims() != dims
         {
-            return Err(Error::shape("batch norm residual", format!("{dims:?}"), residual.dims()));
+            return Err(Error::shape("batch norm residual", format!("{dims:?}"), &residual.dims()));
         }
         Ok(Self { n, c, plane, groups })
     }

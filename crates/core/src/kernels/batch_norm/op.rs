@@ -1,12 +1,25 @@
 //! The CPU operation: two or three operands, statistics kept between the passes.
 
+use std::sync::Arc;
+
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Device, Layout, Result as CandleResult, Shape, Tensor};
 
-use super::cpu::{self, Moments, Pass};
-use super::{BatchNormArgs, BatchStatistics, Extents, Statistics};
+use super::cpu::{BlockMoments, Mask, Moments, Pass, Rows};
+use super::{BatchStatistics, Settings, Statistics};
 use crate::dist::Comm;
-use crate::kernels::{activation, storage};
+use crate::kernels::map::{Native, Slot, token_gradient, token_storage};
+use crate::kernels::memory::Buffer;
+use crate::kernels::storage;
 use crate::{Error, Result};
+
+/// The operands of the CPU operation.
+#[derive(Clone, Copy)]
+pub(super) struct Operands<'a> {
+    pub x: &'a Native,
+    pub affine: &'a Tensor,
+    pub residual: Option<&'a Native>,
+    pub settings: Settings,
+}
 
 /// Batch moments of a training pass. `var` is biased.
 struct Batch {
@@ -15,48 +28,47 @@ struct Batch {
     count: usize,
 }
 
-pub(super) fn train(
-    args: BatchNormArgs,
-    e: Extents,
-    statistics: &Statistics,
-) -> Result<(Tensor, BatchStatistics)> {
+pub(super) fn train(args: Operands, statistics: &Statistics) -> Result<(Native, BatchStatistics)> {
     let comm = match statistics {
         Statistics::Sync(comm) if comm.size() > 1 => Some(comm.clone()),
         _ => None,
     };
-    let x = args.x.contiguous()?;
-    let batch = storage::with(&x, |data| measure(&e, data, comm.as_ref()).map_err(candle_core::Error::wrap))?;
+    let at = Rows { rows: args.x.rows(), c: args.x.channels(), groups: statistics.groups() };
+    let batch = measure(at, &args.x.values, comm.as_ref())?;
     if batch.count < 2 {
-        return Err(super::too_few(args.x));
+        return Err(super::too_few(&args.x.dims));
     }
-    let inv_std = batch.var.iter().map(|&v| (1.0 / (f64::from(v) + args.eps).sqrt()) as f32).collect();
-    let shape = (e.groups, e.c);
+    let inv_std = inverse_std(&batch.var, args.settings.eps);
+    let shape = (at.groups, at.c);
     let seen = BatchStatistics {
         mean: Tensor::from_slice(&batch.mean, shape, &Device::Cpu)?,
         var: Tensor::from_vec(batch.var, shape, &Device::Cpu)?,
         count: batch.count,
     };
     let moments = Moments { mean: batch.mean, inv_std };
-    let op = BatchNormOp { e, moments, relu: args.relu, count: Some(batch.count), comm };
-    Ok((apply(args, &x, op)?, seen))
+    Ok((apply(args, at, moments, Some(batch.count), comm)?, seen))
 }
 
-fn measure(e: &Extents, x: &[f32], comm: Option<&Comm>) -> Result<Batch> {
-    let local = e.n / e.groups * e.plane;
-    let mut sums = cpu::sum(e, x);
-    let mut count = local;
+fn inverse_std(var: &[f32], eps: f64) -> Vec<f32> {
+    var.iter().map(|&v| (1.0 / (f64::from(v) + eps).sqrt()) as f32).collect()
+}
+
+fn measure(at: Rows, x: &[f32], comm: Option<&Comm>) -> Result<Batch> {
+    let blocks = BlockMoments::new(at, x);
+    let mut sums = blocks.sums();
+    let mut count = at.rows / at.groups;
     if let Some(comm) = comm {
-        sums.push(local as f64);
+        sums.push(count as f64);
         sums = reduce(comm, &sums)?;
         count = sums.pop().unwrap_or_default().round() as usize;
     }
-    let mean: Vec<f32> = sums.iter().map(|s| (s / count as f64) as f32).collect();
-    let mut squares = cpu::sum_centred_squares(e, x, &mean);
+    let mean: Vec<f64> = sums.iter().map(|s| s / count as f64).collect();
+    let mut squares = blocks.squares(&mean);
     if let Some(comm) = comm {
         squares = reduce(comm, &squares)?;
     }
     let var = squares.iter().map(|s| (s / count as f64) as f32).collect();
-    Ok(Batch { mean, var, count })
+    Ok(Batch { mean: mean.iter().map(|&m| m as f32).collect(), var, count })
 }
 
 /// The sum over ranks, in f64: a rank count in f32 would be exact only up to 2^24.
@@ -68,80 +80,124 @@ fn reduce(comm: &Comm, values: &[f64]) -> Result<Vec<f64>> {
     Ok(sum.to_vec1::<f64>()?)
 }
 
-pub(super) fn fixed(args: BatchNormArgs, e: Extents, mean: &Tensor, var: &Tensor) -> Result<Tensor> {
-    let inv_std =
-        var.to_vec1::<f32>()?.iter().map(|&v| (1.0 / (f64::from(v) + args.eps).sqrt()) as f32).collect();
+pub(super) fn fixed(args: Operands, mean: &Tensor, var: &Tensor) -> Result<Native> {
+    let inv_std = inverse_std(&var.to_vec1::<f32>()?, args.settings.eps);
     let moments = Moments { mean: mean.to_vec1()?, inv_std };
-    let op = BatchNormOp { e, moments, relu: args.relu, count: None, comm: None };
-    apply(args, &args.x.contiguous()?, op)
+    let at = Rows { rows: args.x.rows(), c: args.x.channels(), groups: 1 };
+    apply(args, at, moments, None, None)
 }
 
-fn apply(args: BatchNormArgs, x: &Tensor, op: BatchNormOp) -> Result<Tensor> {
+fn apply(
+    args: Operands,
+    at: Rows,
+    moments: Moments,
+    count: Option<usize>,
+    comm: Option<Comm>,
+) -> Result<Native> {
+    let Operands { x, residual, settings, .. } = args;
     let affine = args.affine.contiguous()?;
-    Ok(match args.residual {
-        None => x.apply_op2(&affine, op)?,
-        Some(residual) => x.apply_op3(&affine, &residual.contiguous()?, op)?,
-    })
+    let mut y = Buffer::new(x.values.len());
+    storage::with(&affine, |affine| {
+        let pass = Pass { at, x: &x.values, affine, moments: &moments, relu: settings.relu };
+        pass.forward(residual.map(|r| &r.values[..]), &mut y);
+        Ok(())
+    })?;
+    let y = Arc::new(y);
+    let slot = Arc::new(Slot::default());
+    let op = BatchNormOp {
+        at,
+        moments,
+        relu: settings.relu,
+        count,
+        comm,
+        x: x.values.clone(),
+        // The mask of a ReLU after a residual cannot be made anew from x.
+        y: (settings.relu && residual.is_some()).then(|| y.clone()),
+        x_slot: x.slot.clone(),
+        residual_slot: residual.map(|r| r.slot.clone()),
+        y_slot: slot.clone(),
+    };
+    let token = match residual {
+        None => x.token.apply_op2(&affine, op)?,
+        Some(residual) => x.token.apply_op3(&affine, &residual.token, op)?,
+    };
+    Ok(Native { token, dims: x.dims.clone(), values: y, slot })
 }
 
 struct BatchNormOp {
-    e: Extents,
+    at: Rows,
     moments: Moments,
     relu: bool,
     /// Values per channel behind the moments; none if they are fixed.
     count: Option<usize>,
     comm: Option<Comm>,
+    x: Arc<Buffer>,
+    y: Option<Arc<Buffer>>,
+    x_slot: Arc<Slot>,
+    residual_slot: Option<Arc<Slot>>,
+    y_slot: Arc<Slot>,
 }
 
 impl BatchNormOp {
-    fn pass<'a>(&'a self, x: &'a [f32], affine: &'a [f32]) -> Pass<'a> {
-        Pass { e: self.e, x, affine, moments: &self.moments, relu: self.relu }
-    }
-
-    /// Gradients of `x` and of gamma and beta.
-    fn gradients(
+    /// Hands the gradients of x and the residual on and returns that of gamma and beta.
+    fn backward(
         &self,
         x: &Tensor,
         affine: &Tensor,
-        y: &Tensor,
-        dy: &Tensor,
-    ) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
-        let e = self.e;
-        storage::with(x, |x_data| {
-            storage::with(y, |y| {
-                storage::with(dy, |dy| {
-                    let affine_data = affine.flatten_all()?.to_vec1::<f32>()?;
-                    let pass = self.pass(x_data, &affine_data);
-                    let sums = pass.gradient_sums(y, dy);
-                    let d_affine = affine.track_op().then(|| {
-                        // Rows of the sums: beta's gradient, then gamma's.
-                        let total = |row: usize, c: usize| -> f32 {
-                            (0..e.groups).map(|g| sums[(g * 2 + row) * e.c + c]).sum::<f64>() as f32
-                        };
-                        let rows = [1, 0].into_iter().flat_map(|row| (0..e.c).map(move |c| (row, c)));
-                        rows.map(|(row, c)| total(row, c)).collect::<Vec<f32>>()
-                    });
-                    let d_affine =
-                        d_affine.map(|d| Tensor::from_vec(d, (2, e.c), affine.device())).transpose()?;
-                    if !x.track_op() {
-                        return Ok((None, d_affine));
-                    }
-                    let means = self.means(sums)?;
-                    let dx = pass.backward(y, dy, &means);
-                    Ok((Some(Tensor::from_vec(dx, x.shape(), x.device())?), d_affine))
-                })
-            })
-        })
+        residual: Option<&Tensor>,
+    ) -> CandleResult<Option<Tensor>> {
+        let Rows { c, groups, .. } = self.at;
+        let mut dy = self.y_slot.take(self.x.len());
+        let affine_data = affine.flatten_all()?.to_vec1::<f32>()?;
+        let pass =
+            Pass { at: self.at, x: &self.x, affine: &affine_data, moments: &self.moments, relu: self.relu };
+        let mask = self.y.as_ref().map_or(Mask::Recomputed, |y| Mask::Output(y));
+        let sums = pass.gradient_sums(mask, &dy);
+        let d_affine = affine.track_op().then(|| {
+            // Rows of the sums: beta's gradient, then gamma's.
+            let total =
+                |row: usize, i: usize| (0..groups).map(|g| sums[(g * 2 + row) * c + i]).sum::<f64>() as f32;
+            [1, 0]
+                .into_iter()
+                .flat_map(|row| (0..c).map(move |i| (row, i)))
+                .map(|(row, i)| total(row, i))
+                .collect()
+        });
+        let d_affine: Option<Vec<f32>> = d_affine;
+        let means = self.means(sums)?;
+        // Where nobody wants the residual's gradient, `dy` is free to become that of x.
+        let residual = residual.filter(|r| r.track_op()).and(self.residual_slot.as_ref());
+        match (residual, &self.y) {
+            (_, Some(y)) => {
+                let mut dx = Buffer::new(dy.len());
+                pass.backward_residual(y, &mut dy, &means, &mut dx);
+                if x.track_op() {
+                    self.x_slot.add(dx);
+                }
+                if let Some(slot) = residual {
+                    slot.add(dy);
+                }
+            }
+            (residual, None) => {
+                if let Some(slot) = residual {
+                    slot.add(Buffer::from_slice(&dy));
+                }
+                if x.track_op() {
+                    pass.backward(&mut dy, &means);
+                    self.x_slot.add(dy);
+                }
+            }
+        }
+        d_affine.map(|d| Tensor::from_vec(d, (2, c), affine.device())).transpose()
     }
 
     /// From sums of this rank to means over the values behind the moments.
-    fn means(&self, mut sums: Vec<f64>) -> CandleResult<Vec<f64>> {
+    fn means(&self, mut sums: Vec<f64>) -> CandleResult<Vec<f32>> {
         let Some(count) = self.count else { return Ok(vec![0.0; sums.len()]) };
         if let Some(comm) = &self.comm {
             sums = reduce(comm, &sums).map_err(candle_core::Error::wrap)?;
         }
-        sums.iter_mut().for_each(|s| *s /= count as f64);
-        Ok(sums)
+        Ok(sums.iter().map(|s| (s / count as f64) as f32).collect())
     }
 }
 
@@ -152,23 +208,23 @@ impl CustomOp2 for BatchNormOp {
 
     fn cpu_fwd(
         &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        affine: &CpuStorage,
-        affine_layout: &Layout,
+        _x: &CpuStorage,
+        _: &Layout,
+        _affine: &CpuStorage,
+        _: &Layout,
     ) -> CandleResult<(CpuStorage, Shape)> {
-        let pass = self.pass(storage::slice(x, x_layout)?, storage::slice(affine, affine_layout)?);
-        Ok((CpuStorage::F32(pass.forward(None)), x_layout.shape().clone()))
+        Ok(token_storage())
     }
 
     fn bwd(
         &self,
         x: &Tensor,
         affine: &Tensor,
-        y: &Tensor,
-        dy: &Tensor,
+        _y: &Tensor,
+        _dy: &Tensor,
     ) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
-        self.gradients(x, affine, y, dy)
+        let d_affine = self.backward(x, affine, None)?;
+        Ok((token_gradient(x)?, d_affine))
     }
 }
 
@@ -179,16 +235,14 @@ impl CustomOp3 for BatchNormOp {
 
     fn cpu_fwd(
         &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        affine: &CpuStorage,
-        affine_layout: &Layout,
-        residual: &CpuStorage,
-        residual_layout: &Layout,
+        _x: &CpuStorage,
+        _: &Layout,
+        _affine: &CpuStorage,
+        _: &Layout,
+        _residual: &CpuStorage,
+        _: &Layout,
     ) -> CandleResult<(CpuStorage, Shape)> {
-        let pass = self.pass(storage::slice(x, x_layout)?, storage::slice(affine, affine_layout)?);
-        let residual = storage::slice(residual, residual_layout)?;
-        Ok((CpuStorage::F32(pass.forward(Some(residual))), x_layout.shape().clone()))
+        Ok(token_storage())
     }
 
     fn bwd(
@@ -196,18 +250,10 @@ impl CustomOp3 for BatchNormOp {
         x: &Tensor,
         affine: &Tensor,
         residual: &Tensor,
-        y: &Tensor,
-        dy: &Tensor,
+        _y: &Tensor,
+        _dy: &Tensor,
     ) -> CandleResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (dx, d_affine) = self.gradients(x, affine, y, dy)?;
-        let d_residual = match (residual.track_op(), self.relu) {
-            (false, _) => None,
-            (true, false) => Some(dy.clone()),
-            (true, true) => {
-                let masked = storage::with(y, |y| storage::with(dy, |dy| Ok(activation::mask(y, dy))))?;
-                Some(Tensor::from_vec(masked, y.shape(), y.device())?)
-            }
-        };
-        Ok((dx, d_affine, d_residual))
+        let d_affine = self.backward(x, affine, Some(residual))?;
+        Ok((token_gradient(x)?, d_affine, token_gradient(residual)?))
     }
 }

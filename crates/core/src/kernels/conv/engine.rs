@@ -1,34 +1,55 @@
-//! The choice between the engines, by shape alone.
+//! The choice between the ways to compute a convolution, by shape and precision alone.
 
-use super::geometry::Geometry;
-use super::simd::Kernels;
-use super::{direct, im2col, simd};
+use super::shape::ConvShape;
+use super::winograd::{self, Pass, Variant};
+use super::{implicit, winograd::suits};
+use crate::kernels::precision::Precision;
 
-/// The tiles to use for `geo`, or nothing if the matrix product is faster: it is where one pixel's patch is long enough
-/// to fill it (measured on Zen 4: from 128 channels of 3x3, from 64 of 1x1).
-fn tiles(geo: &Geometry) -> Option<&'static Kernels> {
-    let longest = if geo.kh * geo.kw == 1 { 64 } else { 1152 };
-    if geo.depth() < longest && direct::suits(geo) { simd::available().next() } else { None }
-}
-
-/// Output `[N, O, OH, OW]` from the input `[N, C, H, W]` and the weight `[O, C/g, kh, kw]`.
-pub(super) fn forward(geo: &Geometry, x: &[f32], w: &[f32]) -> Vec<f32> {
-    match tiles(geo) {
-        Some(kernels) => direct::forward(kernels, geo, x, w),
-        None => im2col::forward(geo, x, w),
+/// The tiles that Winograd's algorithm uses for a pass, if it is the way to go. Where sums must be as good as direct
+/// ones, only the small tile is.
+fn tiles(precision: Precision, shape: &ConvShape, pass: Pass) -> Option<Variant> {
+    if !suits(shape) {
+        return None;
+    }
+    match precision {
+        Precision::F32Exact => winograd::preferred(shape, pass).map(|_| Variant::F2),
+        _ => winograd::preferred(shape, pass),
     }
 }
 
-/// Input gradient `[N, C, H, W]` from the output gradient `[N, O, OH, OW]`.
-pub(super) fn backward_data(geo: &Geometry, dy: &[f32], w: &[f32]) -> Vec<f32> {
-    let dx = tiles(geo).and_then(|kernels| direct::backward_data(kernels, geo, dy, w));
-    dx.unwrap_or_else(|| im2col::backward_data(geo, dy, w))
+/// `y` `[N, OH, OW, O]` from `x` `[N, H, W, C]` and `w` `[O, C/g, kh, kw]`.
+pub(super) fn forward(precision: Precision, shape: &ConvShape, x: &[f32], w: &[f32], y: &mut [f32]) {
+    match tiles(precision, shape, Pass::Forward) {
+        Some(variant) => winograd::forward(variant, shape, x, w, y),
+        None => implicit::forward(shape, x, w, y),
+    }
 }
 
-/// Weight gradient `[O, C/g, kh, kw]`.
-pub(super) fn backward_weight(geo: &Geometry, x: &[f32], dy: &[f32]) -> Vec<f32> {
-    match tiles(geo) {
-        Some(kernels) => direct::backward_weight(kernels, geo, x, dy),
-        None => im2col::backward_weight(geo, x, dy),
+/// `dx` from `dy`, or added to `dx`.
+pub(super) fn backward_data(
+    precision: Precision,
+    shape: &ConvShape,
+    dy: &[f32],
+    w: &[f32],
+    dx: &mut [f32],
+    add: bool,
+) {
+    match tiles(precision, shape, Pass::Data) {
+        Some(variant) => winograd::backward_data(variant, shape, dy, w, dx, add),
+        None => implicit::backward_data(shape, dy, w, dx, add),
+    }
+}
+
+/// `dw` `[O, C/g, kh, kw]`.
+pub(super) fn backward_weight(
+    precision: Precision,
+    shape: &ConvShape,
+    x: &[f32],
+    dy: &[f32],
+    dw: &mut [f32],
+) {
+    match tiles(precision, shape, Pass::Weight) {
+        Some(variant) => winograd::backward_weight(variant, shape, x, dy, dw),
+        None => implicit::backward_weight(shape, x, dy, dw),
     }
 }

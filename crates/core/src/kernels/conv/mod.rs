@@ -1,114 +1,127 @@
-//! Two-dimensional convolution.
+//! Convolution.
 //!
-//! The operation and its backward are here; the arithmetic is an engine of three functions (`forward`,
-//! `backward_data`, `backward_weight` over slices and a `Geometry`): [`direct`] for the shapes it is good at, [`im2col`]
-//! for all others, as [`engine`] chooses.
+//! The operation and its backward are here; the arithmetic on the CPU is three functions over slices (`forward`,
+//! `backward_data`, `backward_weight`), for which [`engine`] chooses between [`winograd`] and [`implicit`] products.
 
-mod direct;
 mod engine;
-mod geometry;
-mod im2col;
-mod planes;
-#[allow(dead_code)]
+mod implicit;
+mod op;
 mod shape;
-mod simd;
 #[cfg(test)]
 mod tests;
+mod winograd;
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Tensor};
+use candle_core::Tensor;
 
-use self::geometry::Geometry;
-use super::{is_native, storage};
-use crate::Result;
+use self::shape::ConvShape;
+use super::map::{FeatureMap, Form};
+use crate::{Error, Result};
 
-/// Stride, padding and groups of [`conv2d`], the same for both axes.
+/// Stride, padding and groups of a convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConvSettings {
-    /// Distance of neighbouring windows, at least 1.
-    pub stride: usize,
-    /// Zeros added on every side.
-    pub padding: usize,
+    /// Distance of neighbouring windows, down and across, at least 1.
+    pub stride: [usize; 2],
+    /// Zeros added at the top, bottom, left and right.
+    pub padding: [usize; 4],
     /// Groups that the channels are cut into; both channel counts are multiples of it.
     pub groups: usize,
 }
 
 impl Default for ConvSettings {
     fn default() -> Self {
-        Self { stride: 1, padding: 0, groups: 1 }
+        Self::square(1, 0)
     }
 }
 
-/// Cross-correlation of `x` `[N, C, H, W]` with `w` `[O, C/g, kh, kw]`: `[N, O, OH, OW]` with
-/// `OH = floor((H + 2 * padding - kh) / stride) + 1`.
+impl ConvSettings {
+    /// The same stride and padding on every side, one group.
+    pub fn square(stride: usize, padding: usize) -> Self {
+        Self { stride: [stride; 2], padding: [padding; 4], groups: 1 }
+    }
+
+    /// The same with so many groups.
+    pub fn groups(self, groups: usize) -> Self {
+        Self { groups, ..self }
+    }
+}
+
+/// Cross-correlation of `x` `[N, C, H, W]` with `w` `[O, C/g, kh, kw]`, plus `bias` `[O]`: `[N, O, OH, OW]` with
+/// `OH = floor((H + top + bottom - kh) / stride) + 1`.
 ///
 /// The input gradient is computed only if `x` is part of a graph.
 ///
 /// # Errors
 /// [`crate::Error::Shape`] where the operands do not fit each other.
-pub fn conv2d(x: &Tensor, w: &Tensor, settings: ConvSettings) -> Result<Tensor> {
-    let geo = Geometry::new(x.dims(), w.dims(), settings.stride, settings.padding, settings.groups)?;
-    if is_native(x) {
-        return Ok(x.contiguous()?.apply_op2(&w.contiguous()?, Conv2dOp { geo })?);
+pub fn conv2d(
+    x: &FeatureMap,
+    w: &Tensor,
+    bias: Option<&Tensor>,
+    settings: ConvSettings,
+) -> Result<FeatureMap> {
+    let dims = x.dims();
+    let &[n, c, h, width] = dims.as_slice() else {
+        return Err(Error::shape("conv2d", "[N, C, H, W]", &dims));
+    };
+    let ConvSettings { stride, padding, groups } = settings;
+    let shape = ConvShape::new([n, c, h, width], w.dims(), stride, padding, groups)?;
+    if let Some(bias) = bias
+        && bias.dims() != [shape.o]
+    {
+        return Err(Error::shape("conv2d bias", format!("[{}]", shape.o), bias.dims()));
     }
-    composed(x, w, &geo)
+    Ok(FeatureMap(match &x.0 {
+        Form::Native(x) => Form::Native(op::conv(x, w, bias, shape)?),
+        Form::Plain(x) => Form::Plain(composed(x, w, bias, &shape)?),
+    }))
 }
 
-/// The twin for other devices. Candle pads the input gradient of a strided convolution by the remainder of the height
-/// alone, so strided inputs are padded and cut here to leave no remainder.
-fn composed(x: &Tensor, w: &Tensor, geo: &Geometry) -> Result<Tensor> {
-    if geo.stride == 1 {
-        return Ok(x.conv2d(w, geo.pad_h, 1, 1, geo.groups)?);
-    }
-    let x = x.pad_with_zeros(2, geo.pad_h, geo.pad_h)?.pad_with_zeros(3, geo.pad_w, geo.pad_w)?;
-    let x = x.narrow(2, 0, (geo.oh - 1) * geo.stride + geo.kh)?;
-    let x = x.narrow(3, 0, (geo.ow - 1) * geo.stride + geo.kw)?;
-    Ok(x.contiguous()?.conv2d(w, 0, geo.stride, 1, geo.groups)?)
+/// Cross-correlation of `x` `[N, C, T]` with `w` `[O, C, k]`, plus `bias` `[O]`: `[N, O, floor((T + padding - k) / stride) + 1]`
+/// where `padding` zeros are added before and after.
+///
+/// # Errors
+/// As [`conv2d`].
+pub fn conv1d(
+    x: &Tensor,
+    w: &Tensor,
+    bias: Option<&Tensor>,
+    stride: usize,
+    padding: [usize; 2],
+) -> Result<Tensor> {
+    let (&[n, c, t], &[o, per_group, k]) = (x.dims(), w.dims()) else {
+        return Err(Error::shape("conv1d", "input [N, C, T] and weight [O, C, k]", x.dims()));
+    };
+    let settings = ConvSettings { stride: [1, stride], padding: [0, 0, padding[0], padding[1]], groups: 1 };
+    let x = FeatureMap::new(&x.reshape((n, c, 1, t))?)?;
+    let y = conv2d(&x, &w.reshape((o, per_group, 1, k))?, bias, settings)?.tensor()?;
+    Ok(y.squeeze(2)?)
 }
 
-#[derive(Debug)]
-struct Conv2dOp {
-    geo: Geometry,
-}
-
-impl CustomOp2 for Conv2dOp {
-    fn name(&self) -> &'static str {
-        "conv2d"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        w: &CpuStorage,
-        w_layout: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let geo = &self.geo;
-        let out = engine::forward(geo, storage::slice(x, x_layout)?, storage::slice(w, w_layout)?);
-        Ok((CpuStorage::F32(out), (geo.n, geo.o, geo.oh, geo.ow).into()))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        w: &Tensor,
-        _out: &Tensor,
-        dy: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
-        let geo = &self.geo;
-        storage::with(dy, |dy_data| {
-            let dw = if w.track_op() {
-                let dw = storage::with(x, |x| Ok(engine::backward_weight(geo, x, dy_data)))?;
-                Some(Tensor::from_vec(dw, w.shape(), w.device())?)
-            } else {
-                None
+/// The twin for other devices. Candle knows one padding and one stride for both axes, and pads the input gradient of a
+/// strided convolution by the remainder of the height alone; so the input is padded and cut here to leave no remainder,
+/// and unequal strides are taken from the dense result.
+fn composed(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, shape: &ConvShape) -> Result<Tensor> {
+    let [top, bottom, left, right] = shape.padding;
+    let [down, across] = shape.stride;
+    let y = if shape.stride == [1, 1] && top == bottom && top == left && top == right {
+        x.conv2d(w, top, 1, 1, shape.groups)?
+    } else {
+        let x = x.pad_with_zeros(2, top, bottom)?.pad_with_zeros(3, left, right)?;
+        let x = x.narrow(2, 0, (shape.oh - 1) * down + shape.kh)?;
+        let x = x.narrow(3, 0, (shape.ow - 1) * across + shape.kw)?.contiguous()?;
+        if down == across {
+            x.conv2d(w, 0, down, 1, shape.groups)?
+        } else {
+            let dense = x.conv2d(w, 0, 1, 1, shape.groups)?;
+            let every = |count: usize, step: usize| {
+                let places: Vec<u32> = (0..count).map(|i| (i * step) as u32).collect();
+                Tensor::from_vec(places, count, x.device())
             };
-            let dx = if x.track_op() {
-                let dx = storage::with(w, |w| Ok(engine::backward_data(geo, dy_data, w)))?;
-                Some(Tensor::from_vec(dx, x.shape(), x.device())?)
-            } else {
-                None
-            };
-            Ok((dx, dw))
-        })
+            dense.index_select(&every(shape.oh, down)?, 2)?.index_select(&every(shape.ow, across)?, 3)?
+        }
+    };
+    match bias {
+        None => Ok(y),
+        Some(bias) => Ok(y.broadcast_add(&bias.reshape((1, shape.o, 1, 1))?)?),
     }
 }

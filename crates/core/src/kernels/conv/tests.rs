@@ -10,6 +10,10 @@ fn random(name: &str, shape: &[usize]) -> Result<Tensor> {
     Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
 }
 
+fn conv(x: &Tensor, w: &Tensor, settings: ConvSettings) -> Result<Tensor> {
+    conv2d(&FeatureMap::new(x)?, w, None, settings)?.tensor()
+}
+
 fn values(x: &Tensor) -> Result<Vec<f32>> {
     Ok(x.flatten_all()?.to_vec1::<f32>()?)
 }
@@ -49,9 +53,9 @@ fn agrees_with_the_twin() -> Result<()> {
     for (x, w, [stride, padding, groups]) in CASES {
         let what = format!("{x:?} {w:?} stride {stride} padding {padding} groups {groups}");
         let (x, w) = (Var::from_tensor(&random("x", &x)?)?, Var::from_tensor(&random("w", &w)?)?);
-        let ours = conv2d(&x, &w, ConvSettings { stride, padding, groups })?;
-        let geo = Geometry::new(x.dims(), w.dims(), stride, padding, groups)?;
-        let twin = composed(&x, &w, &geo)?;
+        let settings = ConvSettings::square(stride, padding).groups(groups);
+        let ours = conv(&x, &w, settings)?;
+        let twin = conv2d(&FeatureMap(Form::Plain(x.as_tensor().clone())), &w, None, settings)?.tensor()?;
         assert_close(&ours, &twin, &what)?;
         let weights = random("dy", ours.dims())?;
         let ours = (ours * &weights)?.sum_all()?.backward()?;
@@ -64,61 +68,6 @@ fn agrees_with_the_twin() -> Result<()> {
     Ok(())
 }
 
-/// Widths around the tiles' and channels that are no multiple of their blocks, with every set of tiles, against the twin.
-#[test]
-fn tiles_agree_with_the_twin() -> Result<()> {
-    let channels = [(1, 3), (5, 7), (8, 16), (13, 9), (16, 12)];
-    let mut cases = Vec::new();
-    for (i, width) in [4, 5, 7, 8, 14, 16, 28, 32, 33].into_iter().enumerate() {
-        let (c, o) = channels[i % channels.len()];
-        for (kernel, stride, padding) in
-            [(3, 1, 1), (3, 2, 1), (1, 1, 0), (1, 2, 0), (2, 1, 0), (5, 1, 2), (3, 3, 2)]
-        {
-            if width >= kernel {
-                cases.push(([i % 5 + 1, c, width.min(9), width], [o, c, kernel, kernel], stride, padding));
-            }
-        }
-    }
-    cases.push(([41, 10, 4, 4], [6, 10, 3, 3], 1, 1));
-    for (x, w, stride, padding) in cases {
-        let (x, w) = (Var::from_tensor(&random("x", &x)?)?, Var::from_tensor(&random("w", &w)?)?);
-        let geo = Geometry::new(x.dims(), w.dims(), stride, padding, 1)?;
-        assert!(direct::suits(&geo), "{geo:?}");
-        let y = composed(&x, &w, &geo)?;
-        let dy = random("dy", y.dims())?;
-        let grads = (&y * &dy)?.sum_all()?.backward()?;
-        let data = [values(&x)?, values(&w)?, values(&dy)?];
-        for kernels in simd::available() {
-            let what = format!("{geo:?}, {} lanes", kernels.lanes);
-            let ours = direct::forward(kernels, &geo, &data[0], &data[1]);
-            assert_close(&Tensor::from_vec(ours, y.shape(), x.device())?, &y, &what)?;
-            let dw = direct::backward_weight(kernels, &geo, &data[0], &data[2]);
-            let twin = grads.get(&w).expect("gradient");
-            assert_close(&Tensor::from_vec(dw, w.shape(), x.device())?, twin, &format!("{what}, dw"))?;
-            if let Some(dx) = direct::backward_data(kernels, &geo, &data[2], &data[1]) {
-                let twin = grads.get(&x).expect("gradient");
-                assert_close(&Tensor::from_vec(dx, x.shape(), x.device())?, twin, &format!("{what}, dx"))?;
-            } else {
-                assert!(stride > 1, "{what}");
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Large weights and large images stay with the matrix product, as do groups.
-#[test]
-fn engines_share_the_shapes() -> Result<()> {
-    let suits = |x: [usize; 4], w: [usize; 4], groups| -> Result<bool> {
-        Ok(direct::suits(&Geometry::new(&x, &w, 1, 1, groups)?))
-    };
-    assert!(suits([4, 16, 32, 32], [16, 16, 3, 3], 1)?);
-    assert!(!suits([4, 16, 32, 32], [16, 4, 3, 3], 4)?);
-    assert!(!suits([4, 512, 4, 4], [512, 512, 3, 3], 1)?);
-    assert!(!suits([4, 3, 224, 224], [64, 3, 7, 7], 1)?);
-    Ok(())
-}
-
 #[test]
 fn gradients_agree_with_differences() -> Result<()> {
     for (x, w, [stride, padding, groups]) in CASES {
@@ -127,7 +76,7 @@ fn gradients_agree_with_differences() -> Result<()> {
         }
         let inputs = [random("x", &x)?, random("w", &w)?];
         check_gradients(&inputs, GradCheck::default(), |t| {
-            conv2d(&t[0], &t[1], ConvSettings { stride, padding, groups })
+            conv(&t[0], &t[1], ConvSettings::square(stride, padding).groups(groups))
         })?;
     }
     Ok(())
@@ -143,10 +92,9 @@ fn bits_do_not_depend_on_threads() -> Result<()> {
             for (stride, size, groups) in
                 [(1, 33, 1), (2, 33, 1), (1, 4, 1), (2, 4, 1), (1, 33, 4), (2, 33, 4), (1, 4, 4), (2, 4, 4)]
             {
-                // One group goes to the direct engine, several to the matrix product.
                 let x = Var::from_tensor(&random("x", &[37, 8, size, size])?)?;
                 let w = Var::from_tensor(&random("w", &[12, 8 / groups, 3, 3])?)?;
-                let y = conv2d(&x, &w, ConvSettings { stride, padding: 1, groups })?;
+                let y = conv(&x, &w, ConvSettings::square(stride, 1).groups(groups))?;
                 let grads = y.sqr()?.sum_all()?.backward()?;
                 all.push(values(&y)?);
                 for var in [&x, &w] {
@@ -164,7 +112,7 @@ fn bits_do_not_depend_on_threads() -> Result<()> {
 fn constant_inputs_get_no_gradient() -> Result<()> {
     let x = random("x", &[2, 3, 5, 5])?;
     let w = Var::from_tensor(&random("w", &[4, 3, 3, 3])?)?;
-    let grads = conv2d(&x, &w, ConvSettings::default())?.sum_all()?.backward()?;
+    let grads = conv(&x, &w, ConvSettings::default())?.sum_all()?.backward()?;
     assert!(grads.get(&x).is_none() && grads.get(&w).is_some());
     Ok(())
 }
@@ -176,7 +124,7 @@ fn refuses_what_does_not_fit() -> Result<()> {
         [([4, 4, 3, 3], 1, 1), ([4, 3, 6, 6], 1, 1), ([4, 1, 3, 3], 3, 1), ([4, 3, 3, 3], 1, 0)]
     {
         let w = random("w", &shape)?;
-        assert!(conv2d(&x, &w, ConvSettings { stride, padding: 0, groups }).is_err(), "{shape:?}");
+        assert!(conv(&x, &w, ConvSettings::square(stride, 0).groups(groups)).is_err(), "{shape:?}");
     }
     Ok(())
 }

@@ -24,7 +24,15 @@ const DEPTH: usize = 512;
 const FEW: usize = 512;
 
 /// `y = x w^T + bias`.
-pub(crate) fn linear(rows: usize, c: usize, o: usize, x: &[f32], w: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
+pub(crate) fn linear(
+    rows: usize,
+    c: usize,
+    o: usize,
+    x: &[f32],
+    w: &[f32],
+    bias: Option<&[f32]>,
+    y: &mut [f32],
+) {
     linear_at(level(), (rows, c, o), x, w, bias, y);
 }
 

@@ -61,7 +61,13 @@ pub(crate) unsafe fn run(kernel: Panel, (used, width): (usize, usize), rows: usi
 }
 
 /// Columns `first..` of the rows of `src`, `width` of them (zeros beyond `used`), side by side in `dst`.
-pub(crate) fn copy_columns(src: &[f32], pitch: usize, first: usize, (used, width): (usize, usize), dst: &mut [f32]) {
+pub(crate) fn copy_columns(
+    src: &[f32],
+    pitch: usize,
+    first: usize,
+    (used, width): (usize, usize),
+    dst: &mut [f32],
+) {
     let rows = dst.len() / width;
     if used == width && width == PANEL {
         copy_fixed::<PANEL>(src, pitch, first, dst);

@@ -14,7 +14,10 @@ pub(crate) fn assert_close(got: &[f32], want: &[f64], depth: usize, what: &str) 
     assert_eq!(got.len(), want.len(), "{what}");
     let tolerance = 4e-7 * (depth as f64).sqrt().max(4.0) * 4.0;
     for (i, (&got, &want)) in got.iter().zip(want).enumerate() {
-        assert!((f64::from(got) - want).abs() <= tolerance * want.abs().max(1.0), "{what}: [{i}] {got} for {want}");
+        assert!(
+            (f64::from(got) - want).abs() <= tolerance * want.abs().max(1.0),
+            "{what}: [{i}] {got} for {want}"
+        );
     }
 }
 

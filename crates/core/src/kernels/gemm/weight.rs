@@ -46,7 +46,10 @@ pub(super) fn backward_weight(
     dy: &[f32],
     dw: &mut [f32],
 ) {
-    assert!(x.len() >= rows * c && dy.len() >= rows * o && dw.len() >= o * c, "matrix product: operands too short");
+    assert!(
+        x.len() >= rows * c && dy.len() >= rows * o && dw.len() >= o * c,
+        "matrix product: operands too short"
+    );
     let cut = Cut::new(rows, c, o);
     let mut partial = Buffer::new(if cut.groups > 1 { cut.groups * o * c } else { 0 });
     let out = Disjoint::new(if cut.groups > 1 { &mut partial } else { &mut *dw });

@@ -6,7 +6,7 @@
 
 mod tile;
 
-pub(crate) use tile::{PANEL, Panel, TILE_ROWS, Tile};
+pub(crate) use tile::{PANEL, Panel, TILE_ROWS, Tap, Tile};
 
 use std::sync::OnceLock;
 

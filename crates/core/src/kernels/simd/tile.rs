@@ -29,7 +29,17 @@ pub(crate) struct Tile {
     pub add: bool,
 }
 
-type TileFn = unsafe fn(&Tile);
+/// A part of the depth that lies elsewhere: [`Tile::depth`] steps from these offsets to A and B on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tap {
+    pub a: usize,
+    pub b: usize,
+}
+
+/// The one part of a depth that lies in one piece.
+const WHOLE: [Tap; 1] = [Tap { a: 0, b: 0 }];
+
+type TileFn = unsafe fn(&Tile, &[Tap]);
 
 /// The kernels of one level for panels of one width.
 #[derive(Clone, Copy)]
@@ -64,6 +74,16 @@ impl Panel {
     /// nobody else during the call).
     #[inline]
     pub(crate) unsafe fn run(&self, rows: usize, tile: &Tile) {
+        // SAFETY: the caller's promise.
+        unsafe { self.run_taps(rows, tile, &WHOLE) }
+    }
+
+    /// As [`Panel::run`], with the sum of the products of all `taps` kept in registers until C is written.
+    ///
+    /// # Safety
+    /// As [`Panel::run`], for A and B moved by the offsets of every tap.
+    #[inline]
+    pub(crate) unsafe fn run_taps(&self, rows: usize, tile: &Tile, taps: &[Tap]) {
         if rows == 0 {
             return;
         }
@@ -74,7 +94,7 @@ impl Panel {
             let height = each + usize::from(i < more);
             // SAFETY: the caller's promise, for a part of the rows. `height` is in 1..=TILE_ROWS.
             unsafe {
-                (self.by_rows[height - 1])(&tile);
+                (self.by_rows[height - 1])(&tile, taps);
                 tile.a = tile.a.add(height * tile.a_row);
                 tile.c = tile.c.add(height * tile.c_row);
             }
@@ -102,13 +122,13 @@ macro_rules! by_rows {
 }
 
 mod portable {
-    use super::{TILE_ROWS, Tile, TileFn};
+    use super::{TILE_ROWS, Tap, Tile, TileFn};
 
     pub(super) static WIDE: [TileFn; TILE_ROWS] = by_rows!(tile, 2);
     pub(super) static NARROW: [TileFn; TILE_ROWS] = by_rows!(tile, 1);
 
     /// `ROWS` rows of `16 * VECTORS` columns, four rows of eight columns at a time: what 16 registers of four lanes hold.
-    unsafe fn tile<const ROWS: usize, const VECTORS: usize>(t: &Tile) {
+    unsafe fn tile<const ROWS: usize, const VECTORS: usize>(t: &Tile, taps: &[Tap]) {
         let mut row = 0;
         while row < ROWS {
             for column in (0..VECTORS * 16).step_by(8) {
@@ -121,10 +141,10 @@ mod portable {
                         ..*t
                     };
                     match ROWS - row {
-                        1 => block::<1>(&part),
-                        2 => block::<2>(&part),
-                        3 => block::<3>(&part),
-                        _ => block::<4>(&part),
+                        1 => block::<1>(&part, taps),
+                        2 => block::<2>(&part, taps),
+                        3 => block::<3>(&part, taps),
+                        _ => block::<4>(&part, taps),
                     }
                 }
             }
@@ -132,16 +152,18 @@ mod portable {
         }
     }
 
-    unsafe fn block<const ROWS: usize>(t: &Tile) {
+    unsafe fn block<const ROWS: usize>(t: &Tile, taps: &[Tap]) {
         let mut sums = [[0f32; 8]; ROWS];
-        for k in 0..t.depth {
-            // SAFETY: by the promise of the tile's caller.
-            let b = unsafe { t.b.add(k * t.b_step).cast::<[f32; 8]>().read_unaligned() };
-            for (r, sum) in sums.iter_mut().enumerate() {
-                // SAFETY: as above.
-                let a = unsafe { *t.a.add(r * t.a_row + k * t.a_step) };
-                for (sum, b) in sum.iter_mut().zip(b) {
-                    *sum += a * b;
+        for tap in taps {
+            for k in 0..t.depth {
+                // SAFETY: by the promise of the tile's caller.
+                let b = unsafe { t.b.add(tap.b + k * t.b_step).cast::<[f32; 8]>().read_unaligned() };
+                for (r, sum) in sums.iter_mut().enumerate() {
+                    // SAFETY: as above.
+                    let a = unsafe { *t.a.add(tap.a + r * t.a_row + k * t.a_step) };
+                    for (sum, b) in sum.iter_mut().zip(b) {
+                        *sum += a * b;
+                    }
                 }
             }
         }
@@ -166,14 +188,14 @@ mod portable {
 mod avx2 {
     use std::arch::x86_64::*;
 
-    use super::{TILE_ROWS, Tile, TileFn};
+    use super::{TILE_ROWS, Tap, Tile, TileFn};
 
     pub(super) static WIDE: [TileFn; TILE_ROWS] = by_rows!(tile, 2);
     pub(super) static NARROW: [TileFn; TILE_ROWS] = by_rows!(tile, 1);
 
     /// `ROWS` rows of `16 * VECTORS` columns, six rows of 16 columns at a time: 12 sums in 16 registers.
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn tile<const ROWS: usize, const VECTORS: usize>(t: &Tile) {
+    unsafe fn tile<const ROWS: usize, const VECTORS: usize>(t: &Tile, taps: &[Tap]) {
         let mut row = 0;
         while row < ROWS {
             for column in (0..VECTORS * 16).step_by(16) {
@@ -186,12 +208,12 @@ mod avx2 {
                         ..*t
                     };
                     match ROWS - row {
-                        1 => block::<1>(&part),
-                        2 => block::<2>(&part),
-                        3 => block::<3>(&part),
-                        4 => block::<4>(&part),
-                        5 => block::<5>(&part),
-                        _ => block::<6>(&part),
+                        1 => block::<1>(&part, taps),
+                        2 => block::<2>(&part, taps),
+                        3 => block::<3>(&part, taps),
+                        4 => block::<4>(&part, taps),
+                        5 => block::<5>(&part, taps),
+                        _ => block::<6>(&part, taps),
                     }
                 }
             }
@@ -201,21 +223,23 @@ mod avx2 {
 
     #[inline(never)]
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn block<const ROWS: usize>(t: &Tile) {
+    unsafe fn block<const ROWS: usize>(t: &Tile, taps: &[Tap]) {
         // SAFETY: by the promise of the tile's caller.
         unsafe {
             let mut sums = [[_mm256_setzero_ps(); 2]; ROWS];
-            let (mut a, mut b) = (t.a, t.b);
-            for _ in 0..t.depth {
-                let columns = [_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8))];
-                for r in 0..ROWS {
-                    let value = _mm256_broadcast_ss(&*a.add(r * t.a_row));
-                    for v in 0..2 {
-                        sums[r][v] = _mm256_fmadd_ps(value, columns[v], sums[r][v]);
+            for tap in taps {
+                let (mut a, mut b) = (t.a.add(tap.a), t.b.add(tap.b));
+                for _ in 0..t.depth {
+                    let columns = [_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8))];
+                    for r in 0..ROWS {
+                        let value = _mm256_broadcast_ss(&*a.add(r * t.a_row));
+                        for v in 0..2 {
+                            sums[r][v] = _mm256_fmadd_ps(value, columns[v], sums[r][v]);
+                        }
                     }
+                    a = a.wrapping_add(t.a_step);
+                    b = b.wrapping_add(t.b_step);
                 }
-                a = a.wrapping_add(t.a_step);
-                b = b.wrapping_add(t.b_step);
             }
             for r in 0..ROWS {
                 for v in 0..2 {
@@ -233,7 +257,7 @@ mod avx2 {
 mod avx512 {
     use std::arch::x86_64::*;
 
-    use super::{TILE_ROWS, Tile, TileFn};
+    use super::{TILE_ROWS, Tap, Tile, TileFn};
 
     pub(super) static WIDE: [TileFn; TILE_ROWS] = by_rows!(tile, 2);
     pub(super) static NARROW: [TileFn; TILE_ROWS] = by_rows!(tile, 1);
@@ -242,24 +266,26 @@ mod avx512 {
     /// sums would spill.
     #[inline(never)]
     #[target_feature(enable = "avx512f")]
-    unsafe fn tile<const ROWS: usize, const VECTORS: usize>(t: &Tile) {
+    unsafe fn tile<const ROWS: usize, const VECTORS: usize>(t: &Tile, taps: &[Tap]) {
         // SAFETY: by the promise of the tile's caller.
         unsafe {
             let mut sums = [[_mm512_setzero_ps(); VECTORS]; ROWS];
-            let (mut a, mut b) = (t.a, t.b);
-            for _ in 0..t.depth {
-                let mut columns = [_mm512_setzero_ps(); VECTORS];
-                for v in 0..VECTORS {
-                    columns[v] = _mm512_loadu_ps(b.add(v * 16));
-                }
-                for r in 0..ROWS {
-                    let value = _mm512_set1_ps(*a.add(r * t.a_row));
+            for tap in taps {
+                let (mut a, mut b) = (t.a.add(tap.a), t.b.add(tap.b));
+                for _ in 0..t.depth {
+                    let mut columns = [_mm512_setzero_ps(); VECTORS];
                     for v in 0..VECTORS {
-                        sums[r][v] = _mm512_fmadd_ps(value, columns[v], sums[r][v]);
+                        columns[v] = _mm512_loadu_ps(b.add(v * 16));
                     }
+                    for r in 0..ROWS {
+                        let value = _mm512_set1_ps(*a.add(r * t.a_row));
+                        for v in 0..VECTORS {
+                            sums[r][v] = _mm512_fmadd_ps(value, columns[v], sums[r][v]);
+                        }
+                    }
+                    a = a.wrapping_add(t.a_step);
+                    b = b.wrapping_add(t.b_step);
                 }
-                a = a.wrapping_add(t.a_step);
-                b = b.wrapping_add(t.b_step);
             }
             for r in 0..ROWS {
                 for v in 0..VECTORS {

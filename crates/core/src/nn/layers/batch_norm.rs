@@ -3,8 +3,10 @@
 use candle_core::{Tensor, Var};
 
 use crate::Result;
-use crate::kernels::{BatchNormArgs, BatchStatistics, Statistics, batch_norm_fixed, batch_norm_train};
-use crate::nn::{Builder, Init, Mode, Module};
+use crate::kernels::{
+    BatchNormArgs, BatchStatistics, FeatureMap, Statistics, batch_norm_fixed, batch_norm_train,
+};
+use crate::nn::{Builder, Init, MapModule, Mode};
 
 /// Over which samples a [`BatchNorm`] takes its statistics in training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -86,12 +88,23 @@ impl BatchNorm {
     /// `relu(bn(x) + residual)` in one pass.
     ///
     /// # Errors
-    /// As [`Module::forward`]; a residual of another shape.
-    pub fn forward_relu(&self, x: &Tensor, residual: Option<&Tensor>, mode: &Mode) -> Result<Tensor> {
+    /// As [`MapModule::forward_map`]; a residual of another shape.
+    pub fn forward_relu(
+        &self,
+        x: &FeatureMap,
+        residual: Option<&FeatureMap>,
+        mode: &Mode,
+    ) -> Result<FeatureMap> {
         self.apply(x, residual, true, mode)
     }
 
-    fn apply(&self, x: &Tensor, residual: Option<&Tensor>, relu: bool, mode: &Mode) -> Result<Tensor> {
+    fn apply(
+        &self,
+        x: &FeatureMap,
+        residual: Option<&FeatureMap>,
+        relu: bool,
+        mode: &Mode,
+    ) -> Result<FeatureMap> {
         let affine = self.affine(mode)?;
         let args = BatchNormArgs { x, affine: &affine, residual, relu, eps: self.config.eps };
         if !mode.train {
@@ -131,8 +144,8 @@ impl BatchNorm {
     }
 }
 
-impl Module for BatchNorm {
-    fn forward(&self, x: &Tensor, mode: &Mode) -> Result<Tensor> {
+impl MapModule for BatchNorm {
+    fn forward_map(&self, x: &FeatureMap, mode: &Mode) -> Result<FeatureMap> {
         self.apply(x, None, false, mode)
     }
 }

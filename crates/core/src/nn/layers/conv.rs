@@ -2,8 +2,8 @@
 
 use candle_core::Tensor;
 
-use crate::kernels::{ConvSettings, conv2d};
-use crate::nn::{Builder, Init, Mode, Module};
+use crate::kernels::{ConvSettings, FeatureMap, conv2d};
+use crate::nn::{Builder, Init, MapModule, Mode};
 use crate::{Error, Result};
 
 /// Settings of a [`Conv2d`].
@@ -46,12 +46,9 @@ impl Conv2d {
     }
 }
 
-impl Module for Conv2d {
-    fn forward(&self, x: &Tensor, mode: &Mode) -> Result<Tensor> {
-        let y = conv2d(x, &mode.weight(&self.weight), self.settings)?;
-        match &self.bias {
-            None => Ok(y),
-            Some(bias) => Ok(y.broadcast_add(&mode.weight(bias).reshape((1, bias.elem_count(), 1, 1))?)?),
-        }
+impl MapModule for Conv2d {
+    fn forward_map(&self, x: &FeatureMap, mode: &Mode) -> Result<FeatureMap> {
+        let bias = self.bias.as_ref().map(|bias| mode.weight(bias));
+        conv2d(x, &mode.weight(&self.weight), bias.as_ref(), self.settings)
     }
 }

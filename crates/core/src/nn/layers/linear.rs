@@ -2,8 +2,9 @@
 
 use candle_core::Tensor;
 
+use crate::Result;
+use crate::kernels::{FeatureMap, linear};
 use crate::nn::{Builder, Init, Mode, Module};
-use crate::{Error, Result};
 
 /// `x W^T + b` with `weight` `[O, I]` and an optional `bias` `[O]`: `[..., I]` to `[..., O]`.
 #[derive(Debug)]
@@ -34,19 +35,19 @@ impl Linear {
     }
 }
 
+impl Linear {
+    /// The same on a map made by [`FeatureMap::from_rows`].
+    ///
+    /// # Errors
+    /// As [`Module::forward`].
+    pub fn forward_rows(&self, x: &FeatureMap, mode: &Mode) -> Result<FeatureMap> {
+        let bias = self.bias.as_ref().map(|bias| mode.weight(bias));
+        linear(x, &mode.weight(&self.weight), bias.as_ref())
+    }
+}
+
 impl Module for Linear {
     fn forward(&self, x: &Tensor, mode: &Mode) -> Result<Tensor> {
-        let (outputs, inputs) = self.weight.dims2()?;
-        let mut shape = x.dims().to_vec();
-        match shape.last_mut() {
-            Some(last) if *last == inputs => *last = outputs,
-            _ => return Err(Error::shape("linear", format!("[..., {inputs}]"), x.dims())),
-        }
-        let y = x.reshape(((), inputs))?.matmul(&mode.weight(&self.weight).t()?)?;
-        let y = match &self.bias {
-            None => y,
-            Some(bias) => y.broadcast_add(&mode.weight(bias))?,
-        };
-        Ok(y.reshape(shape)?)
+        self.forward_rows(&FeatureMap::from_rows(x)?, mode)?.rows()
     }
 }

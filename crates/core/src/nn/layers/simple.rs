@@ -1,10 +1,8 @@
 //! Layers without parameters.
 
-use candle_core::Tensor;
-
 use crate::Result;
-use crate::kernels::{max_pool2d, relu};
-use crate::nn::{Mode, Module};
+use crate::kernels::{FeatureMap, max_pool2d, relu};
+use crate::nn::{MapModule, Mode};
 
 /// Largest value of each window; see [`max_pool2d`].
 #[derive(Debug, Clone, Copy)]
@@ -17,8 +15,8 @@ pub struct MaxPool2d {
     pub padding: usize,
 }
 
-impl Module for MaxPool2d {
-    fn forward(&self, x: &Tensor, _mode: &Mode) -> Result<Tensor> {
+impl MapModule for MaxPool2d {
+    fn forward_map(&self, x: &FeatureMap, _mode: &Mode) -> Result<FeatureMap> {
         max_pool2d(x, self.kernel, self.stride, self.padding)
     }
 }
@@ -27,8 +25,8 @@ impl Module for MaxPool2d {
 #[derive(Debug, Clone, Copy)]
 pub struct Relu;
 
-impl Module for Relu {
-    fn forward(&self, x: &Tensor, _mode: &Mode) -> Result<Tensor> {
+impl MapModule for Relu {
+    fn forward_map(&self, x: &FeatureMap, _mode: &Mode) -> Result<FeatureMap> {
         relu(x)
     }
 }

@@ -1,0 +1,319 @@
+//! Feature maps between operations.
+//!
+//! Candle's backward clears a full-size tensor and adds to it for every edge of the graph, and it knows one memory
+//! order. On the CPU a [`FeatureMap`] therefore keeps its values and its gradient beside the graph, channels last and
+//! in pooled memory; what Candle differentiates is a *token* of one element that stands for the map. Tokens give the
+//! order of the backward pass. An operation's backward takes the gradient of its output from that output's [`Slot`]
+//! and adds to the slots of its inputs in place. Elsewhere a feature map is an ordinary tensor.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{CpuStorage, CustomOp1, Device, Layout, Shape, Tensor};
+
+use super::memory::Buffer;
+use super::parallel::{self, Disjoint};
+use super::simd::vectorized;
+use super::{is_native, storage};
+use crate::{Error, Result};
+
+/// The output of a layer and the input of the next one; see the [module](self).
+///
+/// Made from a tensor by [`FeatureMap::new`] or [`FeatureMap::from_rows`], turned back by [`FeatureMap::tensor`] or
+/// [`FeatureMap::rows`]. Both are part of the graph.
+#[derive(Debug, Clone)]
+pub struct FeatureMap(pub(super) Form);
+
+#[derive(Debug, Clone)]
+pub(super) enum Form {
+    Plain(Tensor),
+    Native(Native),
+}
+
+/// A map on the CPU.
+#[derive(Debug, Clone)]
+pub(super) struct Native {
+    /// One element that stands for the map in Candle's graph; its value means nothing.
+    pub token: Tensor,
+    /// Extents in memory order: samples first, channels last.
+    pub dims: Vec<usize>,
+    pub values: Arc<Buffer>,
+    pub slot: Arc<Slot>,
+}
+
+/// Where the gradient of a map is gathered.
+#[derive(Debug, Default)]
+pub(super) struct Slot(Mutex<Option<Buffer>>);
+
+impl Slot {
+    /// The whole gradient, once every user of the map has added its part. Zeros of `len` where none did.
+    pub(super) fn take(&self, len: usize) -> Buffer {
+        let gathered = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        gathered.unwrap_or_else(|| Buffer::zeros(len))
+    }
+
+    /// Adds a part that lies in memory of its own.
+    pub(super) fn add(&self, part: Buffer) {
+        self.update(|gathered| match gathered {
+            None => part,
+            Some(mut sum) => {
+                add(&part, &mut sum);
+                sum
+            }
+        });
+    }
+
+    /// Lets `f` add a part to what has been gathered, if anything has.
+    pub(super) fn update(&self, f: impl FnOnce(Option<Buffer>) -> Buffer) {
+        let mut gathered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *gathered = Some(f(gathered.take()));
+    }
+}
+
+/// What an operation returns as the gradient of a token: something for Candle to pass on, or nothing outside a graph.
+pub(super) fn token_gradient(token: &Tensor) -> candle_core::Result<Option<Tensor>> {
+    token.track_op().then(|| token.zeros_like()).transpose()
+}
+
+/// What the forward pass of an operation on tokens returns.
+pub(super) fn token_storage() -> (CpuStorage, Shape) {
+    (CpuStorage::F32(vec![0.0]), 1.into())
+}
+
+impl Native {
+    /// The map that an operation made: `attach` gets the slot of the map and applies the operation to its operands'
+    /// tokens.
+    pub(super) fn make(
+        dims: Vec<usize>,
+        values: Buffer,
+        attach: impl FnOnce(Arc<Slot>) -> candle_core::Result<Tensor>,
+    ) -> Result<Self> {
+        let slot = Arc::new(Slot::default());
+        Ok(Self { token: attach(slot.clone())?, dims, values: Arc::new(values), slot })
+    }
+
+    pub(super) fn channels(&self) -> usize {
+        self.dims.last().copied().unwrap_or(1)
+    }
+
+    /// Everything but channels.
+    pub(super) fn rows(&self) -> usize {
+        self.values.len() / self.channels().max(1)
+    }
+
+    /// Extents with channels second.
+    fn logical(&self) -> Vec<usize> {
+        let mut dims = self.dims.clone();
+        if let Some(channels) = dims.pop() {
+            dims.insert(1.min(dims.len()), channels);
+        }
+        dims
+    }
+}
+
+impl FeatureMap {
+    /// The map of a tensor `[N, C, ...]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for fewer than two axes.
+    pub fn new(x: &Tensor) -> Result<Self> {
+        let &[n, c, ref spatial @ ..] = x.dims() else {
+            return Err(Error::shape("feature map", "[N, C, ...]", x.dims()));
+        };
+        if !is_native(x) {
+            return Ok(Self(Form::Plain(x.clone())));
+        }
+        let mut dims = vec![n];
+        dims.extend_from_slice(spatial);
+        dims.push(c);
+        Self::enter(x, dims, Order { n, outer: c, inner: spatial.iter().product() })
+    }
+
+    /// The map of a tensor `[..., C]`, whose memory order already has channels last.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for a scalar.
+    pub fn from_rows(x: &Tensor) -> Result<Self> {
+        let Some(&c) = x.dims().last() else {
+            return Err(Error::shape("feature map", "[..., C]", x.dims()));
+        };
+        if !is_native(x) {
+            return Ok(Self(Form::Plain(x.clone())));
+        }
+        let rows = x.elem_count() / c.max(1);
+        Self::enter(x, x.dims().to_vec(), Order { n: rows, outer: c, inner: 1 })
+    }
+
+    fn enter(x: &Tensor, dims: Vec<usize>, order: Order) -> Result<Self> {
+        let mut values = Buffer::new(x.elem_count());
+        storage::with(x, |x| {
+            order.turn(x, &mut values);
+            Ok(())
+        })?;
+        let map = Native::make(dims, values, |slot| {
+            if x.track_op() {
+                x.apply_op1(EnterOp { order, slot })
+            } else {
+                Tensor::zeros(1, candle_core::DType::F32, &Device::Cpu)
+            }
+        })?;
+        Ok(Self(Form::Native(map)))
+    }
+
+    /// The tensor `[N, C, ...]` of a map made by [`FeatureMap::new`].
+    ///
+    /// # Errors
+    /// Candle's.
+    pub fn tensor(&self) -> Result<Tensor> {
+        match &self.0 {
+            Form::Plain(x) => Ok(x.clone()),
+            Form::Native(map) => {
+                let n = map.dims.first().copied().unwrap_or(1);
+                let c = map.channels();
+                let order = Order { n, outer: map.values.len() / (n * c).max(1), inner: c };
+                map.leave(map.logical(), order)
+            }
+        }
+    }
+
+    /// The tensor `[..., C]` of a map made by [`FeatureMap::from_rows`].
+    ///
+    /// # Errors
+    /// Candle's.
+    pub fn rows(&self) -> Result<Tensor> {
+        match &self.0 {
+            Form::Plain(x) => Ok(x.clone()),
+            Form::Native(map) => {
+                map.leave(map.dims.clone(), Order { n: map.rows(), outer: map.channels(), inner: 1 })
+            }
+        }
+    }
+
+    /// Extents as a tensor would have them: `[N, C, ...]`.
+    pub fn dims(&self) -> Vec<usize> {
+        match &self.0 {
+            Form::Plain(x) => x.dims().to_vec(),
+            Form::Native(map) => map.logical(),
+        }
+    }
+}
+
+impl Native {
+    fn leave(&self, shape: Vec<usize>, order: Order) -> Result<Tensor> {
+        let op = ExitOp { shape: shape.into(), order, values: self.values.clone(), slot: self.slot.clone() };
+        Ok(self.token.apply_op1(op)?)
+    }
+}
+
+/// `n` matrices `[outer, inner]` that become `[inner, outer]`.
+#[derive(Debug, Clone, Copy)]
+struct Order {
+    n: usize,
+    outer: usize,
+    inner: usize,
+}
+
+impl Order {
+    fn turned(self) -> Self {
+        Self { n: self.n, outer: self.inner, inner: self.outer }
+    }
+
+    /// Transposes every matrix of `src` into `dst`.
+    fn turn(self, src: &[f32], dst: &mut [f32]) {
+        const SIDE: usize = 16;
+        let Self { n, outer, inner } = self;
+        let size = outer * inner;
+        if outer == 1 || inner == 1 || size == 0 {
+            dst.copy_from_slice(src);
+            return;
+        }
+        let out = Disjoint::new(dst);
+        parallel::for_each(n, |i| {
+            let src = &src[i * size..(i + 1) * size];
+            // SAFETY: every matrix has its own place.
+            let dst = unsafe { out.slice(i * size, size) };
+            for first in (0..inner).step_by(SIDE) {
+                for row in 0..outer {
+                    for column in first..(first + SIDE).min(inner) {
+                        dst[column * outer + row] = src[row * inner + column];
+                    }
+                }
+            }
+        });
+    }
+}
+
+#[derive(Debug)]
+struct EnterOp {
+    order: Order,
+    slot: Arc<Slot>,
+}
+
+impl CustomOp1 for EnterOp {
+    fn name(&self) -> &'static str {
+        "feature_map"
+    }
+
+    fn cpu_fwd(&self, _x: &CpuStorage, _layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        Ok(token_storage())
+    }
+
+    fn bwd(&self, x: &Tensor, _y: &Tensor, _dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let gradient = self.slot.take(x.elem_count());
+        let mut dx = vec![0f32; x.elem_count()];
+        self.order.turned().turn(&gradient, &mut dx);
+        Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
+    }
+}
+
+#[derive(Debug)]
+struct ExitOp {
+    shape: Shape,
+    order: Order,
+    values: Arc<Buffer>,
+    slot: Arc<Slot>,
+}
+
+impl CustomOp1 for ExitOp {
+    fn name(&self) -> &'static str {
+        "feature_map_tensor"
+    }
+
+    fn cpu_fwd(&self, _token: &CpuStorage, _layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let mut out = vec![0f32; self.values.len()];
+        self.order.turn(&self.values, &mut out);
+        Ok((CpuStorage::F32(out), self.shape.clone()))
+    }
+
+    fn bwd(&self, token: &Tensor, _y: &Tensor, dy: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let mut part = Buffer::new(self.values.len());
+        storage::with(dy, |dy| {
+            self.order.turned().turn(dy, &mut part);
+            Ok(())
+        })?;
+        self.slot.add(part);
+        token_gradient(token)
+    }
+}
+
+/// Elements of one unit of element-wise work.
+const CHUNK: usize = 1 << 14;
+
+/// `sum += part`.
+fn add(part: &[f32], sum: &mut [f32]) {
+    let len = sum.len();
+    let out = Disjoint::new(sum);
+    parallel::for_each(len.div_ceil(CHUNK), |i| {
+        let start = i * CHUNK;
+        // SAFETY: chunks do not overlap.
+        let sum = unsafe { out.slice(start, CHUNK.min(len - start)) };
+        add_chunk(&part[start..], sum);
+    });
+}
+
+vectorized! {
+    fn add_chunk(part: &[f32], sum: &mut [f32]) {
+        for (sum, part) in sum.iter_mut().zip(part) {
+            *sum += part;
+        }
+    }
+}
