@@ -44,8 +44,7 @@ pub(super) fn step(method: &mut dyn Method, optimizer: &mut dyn Optimizer, batch
 
 /// [`time`] on a thread with room for Candle's recursion.
 fn time_deep(items: usize, repeats: usize, unit: impl FnMut() -> Result<()> + Send) -> Result<Timing> {
-    let timing = with_big_stack(|| Ok(time(items, repeats, unit)))?;
-    timing
+    with_big_stack(|| Ok(time(items, repeats, unit)))?
 }
 
 fn simclr_step(

@@ -15,7 +15,9 @@ const ROWS: usize = 4;
 const DEPTH: usize = 8;
 
 /// `out = x w` for rows of `dim`: `w` is `[dim, width]`, `out` `[rows, width]`, with `width` whole vectors of `L`.
+// Counted loops over fixed arrays are what the compiler turns into registers.
 #[inline(always)]
+#[allow(clippy::needless_range_loop)]
 fn forward<T: Scalar, const L: usize>(x: &[T], dim: usize, w: &[T], width: usize, out: &mut [T]) {
     for first in (0..width).step_by(L) {
         for (x, out) in x.chunks(ROWS * dim).zip(out.chunks_mut(ROWS * width)) {
@@ -53,7 +55,9 @@ fn forward<T: Scalar, const L: usize>(x: &[T], dim: usize, w: &[T], width: usize
 }
 
 /// `out = x^T d` for rows of `dim` and of `width`: `out` is `[dim, width]`.
+// Counted loops over fixed arrays are what the compiler turns into registers.
 #[inline(always)]
+#[allow(clippy::needless_range_loop)]
 fn backward<T: Scalar, const L: usize>(x: &[T], dim: usize, d: &[T], width: usize, out: &mut [T]) {
     for first in (0..width).step_by(L) {
         for (part, out) in out.chunks_mut(DEPTH * width).enumerate() {
