@@ -6,8 +6,11 @@
 mod cases;
 mod measure;
 
+pub use cases::write_pictures;
+
 use anyhow::{Result, bail};
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 /// One measurement.
 #[derive(Debug, Clone, Serialize)]
@@ -24,8 +27,13 @@ pub struct Record {
     pub ms: f64,
     /// Images (views, embeddings) per second.
     pub images_per_s: f64,
-    /// Peak resident memory of the process, in megabytes; absent where the system does not tell.
+    /// Peak resident memory while the units ran, in megabytes; absent where the system does not tell.
     pub peak_rss_mb: Option<f64>,
+    /// Half the distance of the quartiles, over the median.
+    pub spread: f64,
+    /// What only some cases have: accuracy, speed by layer.
+    #[serde(flatten)]
+    pub more: Map<String, Value>,
 }
 
 /// A case: its name, what it measures, its default batch, and how to run it.
@@ -62,6 +70,8 @@ pub fn run(name: &str, batch: Option<usize>, repeats: usize) -> Result<Record> {
         threads: rayon::current_num_threads(),
         ms: timing.ms,
         images_per_s: timing.items as f64 / (timing.ms / 1e3),
-        peak_rss_mb: measure::peak_rss_mb(),
+        peak_rss_mb: timing.peak_rss_mb,
+        spread: timing.spread,
+        more: timing.more,
     })
 }

@@ -3,6 +3,7 @@
 mod baseline;
 mod bench;
 mod ci;
+mod compare;
 mod data;
 mod eval;
 mod figures;

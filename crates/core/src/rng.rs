@@ -111,6 +111,15 @@ impl Stream {
         self.generator.next_u64()
     }
 
+    /// The same stream after `draws` more calls of [`Stream::bits`]: where a thread begins that makes a later part of
+    /// the draws.
+    #[must_use]
+    pub fn skip(&self, draws: u64) -> Self {
+        let mut generator = self.generator.clone();
+        generator.advance(u128::from(draws));
+        Self { generator }
+    }
+
     /// Uniform in `[0, 1)`, 53 bits.
     pub fn unit(&mut self) -> f64 {
         (self.bits() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
@@ -141,7 +150,8 @@ impl Stream {
         }
     }
 
-    /// Standard normal (Box-Muller; one of the pair is dropped so that draws never carry state).
+    /// Standard normal (Box-Muller; one of the pair is dropped so that draws never carry state): two calls of
+    /// [`Stream::bits`].
     pub fn normal(&mut self) -> f64 {
         let radius = (-2.0 * (1.0 - self.unit()).ln()).sqrt();
         radius * (std::f64::consts::TAU * self.unit()).cos()
@@ -203,6 +213,17 @@ mod tests {
         let drawn = [s.bits(), s.bits()];
         assert_eq!(drawn, PINNED, "{drawn:#x?}");
     }
+
+    #[test]
+    fn a_stream_can_begin_anywhere() {
+        let mut stream = Key::new(3, Purpose::Init).stream();
+        let start = stream.clone();
+        let drawn: Vec<f64> = (0..9).map(|_| stream.normal()).collect();
+        for (i, &x) in drawn.iter().enumerate() {
+            assert_eq!(start.skip(2 * i as u64).normal(), x);
+        }
+    }
+
     const PINNED: [u64; 2] = [18339631641595304378, 6493450287689661873];
 
     #[test]

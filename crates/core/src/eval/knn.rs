@@ -3,12 +3,18 @@
 use rayon::prelude::*;
 
 use super::features::Features;
-use super::matrix::{Matrix, product};
 use super::metrics::{Outcome, Predictions};
+use super::nearest::{Best, Neighbour};
+use super::similarity::{Packed, pitch};
+use crate::kernels::memory::Buffer;
 
-/// Queries per unit of work and training samples per tile: a tile of similarities (512 KiB) stays in a core's L2.
-const QUERIES: usize = 256;
+/// Queries per unit of work and training samples per tile: a tile of similarities (384 KiB) stays in a core's L2.
+const QUERIES: usize = 192;
 const TILE: usize = 512;
+/// Elements of the training set that are packed at a time (16 MiB), and queries that are answered at a time: packing
+/// costs little beside the products with so many.
+const PACKED: usize = 1 << 22;
+const CHUNK: usize = 8192;
 
 /// The classifier: features are l2-normalised, similarity is the cosine, the `k` most similar training samples vote
 /// for their class with weight `exp(similarity / temperature)`; the class with the largest sum wins. Of equal
@@ -19,15 +25,6 @@ pub struct Knn {
     pub k: usize,
     /// The temperature of the weights.
     pub temperature: f64,
-}
-
-/// A training sample and its similarity to a query.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Neighbour {
-    /// Index in the training set.
-    pub index: u32,
-    /// Dot product with the query.
-    pub similarity: f32,
 }
 
 impl Knn {
@@ -57,92 +54,35 @@ impl Knn {
 
 /// The `k` rows of `train` with the largest dot product with each row of `queries`, nearest first; all rows, if there
 /// are fewer. Exact, and the same for any number of threads. Both sets have the same width; elements are finite.
+///
+/// Beside the two sets and the result, memory is needed for 16 MiB of training rows and `2 k` candidates of each of
+/// 8,192 queries.
 pub fn nearest(train: &Features, queries: &Features, k: usize) -> Vec<Vec<Neighbour>> {
     let k = k.min(train.n);
     let dim = train.dim.max(1);
-    let blocks: Vec<Vec<Vec<Neighbour>>> = queries
-        .data
-        .par_chunks(QUERIES * dim)
-        .map_init(
-            || vec![0f32; QUERIES * TILE],
-            |tile, block| {
-                let rows = block.len() / dim;
-                let mut best: Vec<Best> = (0..rows).map(|_| Best::new(k)).collect();
-                for (t, part) in train.data.chunks(TILE * dim).enumerate() {
-                    let width = part.len() / dim;
-                    let right = Matrix::row_major(part, width, dim).transposed();
-                    product(tile, Matrix::row_major(block, rows, dim), right);
-                    for (best, similarities) in best.iter_mut().zip(tile.chunks_exact(width)) {
-                        best.take(similarities, (t * TILE) as u32);
+    // Whole tiles, so that only the last tile of all is ragged.
+    let packed_rows = (PACKED / dim / TILE).max(1) * TILE;
+    let mut near = Vec::with_capacity(queries.n);
+    for queries in queries.data.chunks(CHUNK * dim) {
+        let mut best: Vec<Best> = (0..queries.len() / dim).map(|_| Best::new(k)).collect();
+        for (part, rows) in train.data.chunks(packed_rows * dim).enumerate() {
+            let packed = Packed::new(rows, dim);
+            let blocks = queries.par_chunks(QUERIES * dim).zip(best.par_chunks_mut(QUERIES));
+            blocks.with_max_len(1).for_each_init(
+                || Buffer::new(QUERIES * TILE),
+                |tile, (block, best)| {
+                    for first in (0..packed.len()).step_by(TILE) {
+                        let count = TILE.min(packed.len() - first);
+                        packed.product(block, first, count, tile);
+                        let index = (part * packed_rows + first) as u32;
+                        for (best, similarities) in best.iter_mut().zip(tile.chunks_exact(pitch(count))) {
+                            best.take(&similarities[..count], index);
+                        }
                     }
-                }
-                best.into_iter().map(Best::finish).collect()
-            },
-        )
-        .collect();
-    blocks.into_iter().flatten().collect()
-}
-
-/// The best `k` of a sequence. Candidates above the k-th best seen so far gather in a bounded buffer; when it is full
-/// a selection drops all but `k` and raises the bar, which costs a constant per candidate where a heap costs log k.
-struct Best {
-    k: usize,
-    bar: f32,
-    // One integer per candidate, ordered as (similarity descending, index ascending).
-    keys: Vec<u64>,
-}
-
-impl Best {
-    fn new(k: usize) -> Self {
-        Self { k, bar: f32::NEG_INFINITY, keys: Vec::with_capacity(2 * k + LANES) }
-    }
-
-    /// Later indices must be higher than earlier ones: then a similarity equal to the bar never belongs to the best.
-    fn take(&mut self, similarities: &[f32], first: u32) {
-        for (c, lanes) in similarities.chunks(LANES).enumerate() {
-            // Almost no chunk has a candidate; counting without a branch is what the compiler vectorises.
-            if lanes.iter().map(|&s| u32::from(s > self.bar)).sum::<u32>() == 0 {
-                continue;
-            }
-            for (i, &s) in lanes.iter().enumerate() {
-                if s > self.bar {
-                    self.keys.push(key(s, first + (c * LANES + i) as u32));
-                }
-            }
-            if self.keys.len() >= 2 * self.k {
-                self.cut();
-            }
+                },
+            );
         }
+        near.extend(best.into_par_iter().map(Best::finish).collect::<Vec<_>>());
     }
-
-    fn cut(&mut self) {
-        if self.k == 0 || self.keys.len() < self.k {
-            return;
-        }
-        let (_, last, _) = self.keys.select_nth_unstable(self.k - 1);
-        self.bar = neighbour(*last).similarity;
-        self.keys.truncate(self.k);
-    }
-
-    fn finish(mut self) -> Vec<Neighbour> {
-        self.cut();
-        self.keys.sort_unstable();
-        self.keys.iter().take(self.k).map(|&key| neighbour(key)).collect()
-    }
-}
-
-const LANES: usize = 32;
-
-fn key(similarity: f32, index: u32) -> u64 {
-    // Adding 0 turns -0 into 0, which must not stand apart. The bits of a float, with the sign bit set for positive
-    // ones and all bits flipped for negative ones, are ordered as the floats are; the complement reverses that.
-    let bits = (similarity + 0.0).to_bits();
-    let ordered = if bits >> 31 == 0 { bits | 1 << 31 } else { !bits };
-    u64::from(!ordered) << 32 | u64::from(index)
-}
-
-fn neighbour(key: u64) -> Neighbour {
-    let ordered = !((key >> 32) as u32);
-    let bits = if ordered >> 31 == 1 { ordered & !(1 << 31) } else { !ordered };
-    Neighbour { index: key as u32, similarity: f32::from_bits(bits) }
+    near
 }

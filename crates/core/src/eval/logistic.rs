@@ -11,7 +11,7 @@ use super::softmax::Block;
 use crate::{Error, Result};
 
 /// Rows per unit of work. Fixed, so that sums do not depend on the number of threads.
-const ROWS: usize = 256;
+const ROWS: usize = 128;
 
 /// Settings of [`fit_logistic`], with scikit-learn's meaning.
 #[derive(Debug, Clone, Copy, PartialEq)]

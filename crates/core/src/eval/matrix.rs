@@ -5,6 +5,8 @@
 
 use std::ops::{Add, AddAssign, Div, Mul, Sub};
 
+use super::skinny;
+
 /// The two element types that the protocols compute in.
 pub(super) trait Scalar:
     Copy
@@ -20,29 +22,49 @@ pub(super) trait Scalar:
 {
     const ZERO: Self;
     const ONE: Self;
+    /// Elements of a padded row are a multiple of this.
+    const LANES: usize;
     fn wide(self) -> f64;
     fn exp(self) -> Self;
+    /// `out = x w` with few, padded columns; see [`skinny`].
+    fn forward(x: &[Self], dim: usize, w: &[Self], width: usize, out: &mut [Self]);
+    /// `out = x^T d` with few, padded columns.
+    fn backward(x: &[Self], dim: usize, d: &[Self], width: usize, out: &mut [Self]);
 }
 
 impl Scalar for f32 {
     const ZERO: Self = 0.0;
     const ONE: Self = 1.0;
+    const LANES: usize = 16;
     fn wide(self) -> f64 {
         f64::from(self)
     }
     fn exp(self) -> Self {
         f32::exp(self)
     }
+    fn forward(x: &[Self], dim: usize, w: &[Self], width: usize, out: &mut [Self]) {
+        skinny::forward_f32(x, dim, w, width, out);
+    }
+    fn backward(x: &[Self], dim: usize, d: &[Self], width: usize, out: &mut [Self]) {
+        skinny::backward_f32(x, dim, d, width, out);
+    }
 }
 
 impl Scalar for f64 {
     const ZERO: Self = 0.0;
     const ONE: Self = 1.0;
+    const LANES: usize = 8;
     fn wide(self) -> f64 {
         self
     }
     fn exp(self) -> Self {
         f64::exp(self)
+    }
+    fn forward(x: &[Self], dim: usize, w: &[Self], width: usize, out: &mut [Self]) {
+        skinny::forward_f64(x, dim, w, width, out);
+    }
+    fn backward(x: &[Self], dim: usize, d: &[Self], width: usize, out: &mut [Self]) {
+        skinny::backward_f64(x, dim, d, width, out);
     }
 }
 

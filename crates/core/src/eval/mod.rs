@@ -11,15 +11,19 @@ mod linear;
 mod logistic;
 mod matrix;
 mod metrics;
+mod nearest;
 mod online;
+mod similarity;
+mod skinny;
 mod softmax;
 
 pub use cache::{CacheKey, FeatureCache};
 pub use features::{Features, Standardizer, extract, labelled};
-pub use knn::{Knn, Neighbour, nearest};
+pub use knn::{Knn, nearest};
 pub use linear::{LinearClassifier, LinearConfig, LinearFit, LinearInit, LinearSchedule, train_linear};
 pub use logistic::{LogisticConfig, LogisticFit, SweepPoint, fit_logistic, lbfgs_sweep, simclr_strengths};
 pub use metrics::{Confusion, Metric, Metrics, Outcome, Predictions, metric};
+pub use nearest::Neighbour;
 pub use online::{OnlineConfig, OnlineProbe, OnlineReport};
 
 use crate::{Error, Result};

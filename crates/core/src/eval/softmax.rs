@@ -1,6 +1,7 @@
 //! Softmax regression on host buffers: loss and gradient of a block of rows, written out by hand.
 
 use super::matrix::{Matrix, Scalar, product};
+use super::skinny;
 
 /// Buffers of one block of at most `rows` rows; made once and used again for every block.
 pub(super) struct Block<T> {
@@ -10,8 +11,12 @@ pub(super) struct Block<T> {
     pub(super) x: Vec<T>,
     /// The label of each row; their number is the number of rows in use.
     pub(super) labels: Vec<u32>,
-    /// Scores, then the gradient of the scores: `[rows, classes]`.
+    /// Scores, then the gradient of the scores: `[rows, width]`.
     scores: Vec<T>,
+    /// Elements from one row of scores to the next: more than the classes where there are few.
+    width: usize,
+    /// The weight and the gradient of the weight with padded rows, `[dim, width]`; empty where nothing is padded.
+    padded: [Vec<T>; 2],
     /// Sum over rows of the gradient of the weight, `[dim, classes]`.
     pub(super) grad_weight: Vec<T>,
     /// Sum over rows of the gradient of the bias, `[classes]`.
@@ -24,12 +29,17 @@ pub(super) struct Block<T> {
 
 impl<T: Scalar> Block<T> {
     pub(super) fn new(rows: usize, dim: usize, classes: usize) -> Self {
+        let few = classes <= skinny::MOST;
+        let width = if few { classes.next_multiple_of(T::LANES) } else { classes };
+        let padded = || vec![T::ZERO; if few { dim * width } else { 0 }];
         Self {
             dim,
             classes,
+            width,
+            padded: [padded(), padded()],
             x: vec![T::ZERO; rows * dim],
             labels: Vec::with_capacity(rows),
-            scores: vec![T::ZERO; rows * classes],
+            scores: vec![T::ZERO; rows * width],
             grad_weight: vec![T::ZERO; dim * classes],
             grad_bias: vec![T::ZERO; classes],
             loss: 0.0,
@@ -40,12 +50,23 @@ impl<T: Scalar> Block<T> {
     /// Loss and gradient of the rows in use under `weight` `[dim, classes]` and `bias` `[classes]`. Labels are below
     /// `classes`.
     pub(super) fn run(&mut self, weight: &[T], bias: &[T]) {
-        let (rows, dim, classes) = (self.labels.len(), self.dim, self.classes);
+        let (rows, dim, classes, width) = (self.labels.len(), self.dim, self.classes, self.width);
         let x = Matrix::row_major(&self.x, rows, dim);
-        product(&mut self.scores, x, Matrix::row_major(weight, dim, classes));
+        let few = classes <= skinny::MOST;
+        let [padded_weight, padded_grad] = &mut self.padded;
+        if few {
+            for (padded, weight) in padded_weight.chunks_exact_mut(width).zip(weight.chunks_exact(classes)) {
+                padded[..classes].copy_from_slice(weight);
+            }
+            T::forward(&self.x[..rows * dim], dim, padded_weight, width, &mut self.scores[..rows * width]);
+        } else {
+            product(&mut self.scores, x, Matrix::row_major(weight, dim, classes));
+        }
         self.grad_bias.fill(T::ZERO);
         (self.loss, self.hits) = (0.0, 0);
-        for (scores, &label) in self.scores.chunks_exact_mut(classes).zip(&self.labels) {
+        for (scores, &label) in self.scores.chunks_exact_mut(width).zip(&self.labels) {
+            // What pads the row is zero and stays so: the weight's padding is.
+            let scores = &mut scores[..classes];
             let label = label as usize;
             let mut top = 0;
             for (c, &b) in bias.iter().enumerate() {
@@ -71,7 +92,16 @@ impl<T: Scalar> Block<T> {
             scores[label] = scores[label] - T::ONE;
             self.grad_bias[label] = self.grad_bias[label] - T::ONE;
         }
-        product(&mut self.grad_weight, x.transposed(), Matrix::row_major(&self.scores, rows, classes));
+        if few {
+            T::backward(&self.x[..rows * dim], dim, &self.scores[..rows * width], width, padded_grad);
+            for (grad, padded) in
+                self.grad_weight.chunks_exact_mut(classes).zip(padded_grad.chunks_exact(width))
+            {
+                grad.copy_from_slice(&padded[..classes]);
+            }
+        } else {
+            product(&mut self.grad_weight, x.transposed(), Matrix::row_major(&self.scores, rows, classes));
+        }
     }
 }
 

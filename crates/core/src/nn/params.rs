@@ -6,8 +6,9 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use candle_core::{DType, Device, Shape, Tensor, Var};
 use candle_nn::var_builder::SimpleBackend;
+use rayon::prelude::*;
 
-use crate::rng::{Key, Purpose};
+use crate::rng::{Key, Purpose, Stream};
 use crate::{Error, Result};
 
 /// What an entry of the store is.
@@ -60,35 +61,53 @@ impl Init {
     fn values(self, key: Key, shape: &Shape) -> Vec<f32> {
         let n = shape.elem_count();
         let (fan_in, fan_out) = fans(shape.dims());
-        let mut stream = key.stream();
-        let mut draw = |f: &mut dyn FnMut(&mut crate::rng::Stream) -> f64| -> Vec<f32> {
-            (0..n).map(|_| f(&mut stream) as f32).collect()
+        let uniform = |bound: f64| parallel_draws(key, n, 1, |s| s.uniform(-bound, bound));
+        let normal = |std: f64| parallel_draws(key, n, 2, |s| std * s.normal());
+        let truncated = |std: f64| {
+            // Rejection: nobody knows where a later draw begins.
+            let mut stream = key.stream();
+            (0..n).map(|_| (std * stream.truncated_normal()) as f32).collect()
         };
         match self {
             Self::Const(value) => vec![value as f32; n],
-            Self::Normal(std) => draw(&mut |s| std * s.normal()),
-            Self::TruncatedNormal(std) => draw(&mut |s| std * s.truncated_normal()),
-            Self::Uniform(bound) => draw(&mut |s| s.uniform(-bound, bound)),
+            Self::Normal(std) => normal(std),
+            Self::TruncatedNormal(std) => truncated(std),
+            Self::Uniform(bound) => uniform(bound),
             Self::KaimingNormalFanOut => {
                 let std = (2.0 / fan_out).sqrt();
-                draw(&mut |s| std * s.normal())
+                normal(std)
             }
             Self::TorchDefault => {
                 let bound = 1.0 / fan_in.sqrt();
-                draw(&mut |s| s.uniform(-bound, bound))
+                uniform(bound)
             }
             Self::VarianceScalingFanIn => {
                 // A standard normal cut at two deviations has this deviation left; TensorFlow divides by it.
                 const CUT_STD: f64 = 0.879_625_661_034_239_8;
                 let std = (1.0 / fan_in).sqrt() / CUT_STD;
-                draw(&mut |s| std * s.truncated_normal())
+                truncated(std)
             }
             Self::XavierUniform => {
                 let bound = (6.0 / (fan_in + fan_out)).sqrt();
-                draw(&mut |s| s.uniform(-bound, bound))
+                uniform(bound)
             }
         }
     }
+}
+
+/// Elements of a parameter that are drawn at a time.
+const DRAWN: usize = 1 << 15;
+
+/// `n` values of one stream, of which each takes `bits` calls of [`Stream::bits`]: the same values for any number of
+/// threads. A network of ten million parameters would otherwise start a third of a second later.
+fn parallel_draws(key: Key, n: usize, bits: u64, draw: impl Fn(&mut Stream) -> f64 + Sync) -> Vec<f32> {
+    let start = key.stream();
+    let mut values = vec![0f32; n];
+    values.par_chunks_mut(DRAWN).enumerate().for_each(|(i, values)| {
+        let mut stream = start.skip((i * DRAWN) as u64 * bits);
+        values.iter_mut().for_each(|value| *value = draw(&mut stream) as f32);
+    });
+    values
 }
 
 fn fans(dims: &[usize]) -> (f64, f64) {

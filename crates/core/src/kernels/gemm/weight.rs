@@ -6,7 +6,7 @@ use crate::kernels::parallel::{self, Disjoint, scratch};
 use crate::kernels::simd::{Level, PANEL, Panel, TILE_ROWS, Tile, vectorized};
 
 /// Rows of one pass: a panel of each operand stays in the first-level cache.
-const DEPTH: usize = 256;
+const DEPTH: usize = 192;
 /// Outputs that are packed side by side: two tiles.
 const GROUP: usize = 2 * TILE_ROWS;
 /// From one group of packed columns to the next: a little more than they take, because powers of two collide in the
