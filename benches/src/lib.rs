@@ -9,6 +9,7 @@ mod measure;
 pub use cases::write_pictures;
 
 use anyhow::{Result, bail};
+use contrastive_core::kernels::{Precision, precision};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -17,7 +18,7 @@ use serde_json::{Map, Value};
 pub struct Record {
     /// The case's name.
     pub case: String,
-    /// Which implementation (`contrastive`).
+    /// Which implementation (`contrastive`, with the precision where it is not the usual one).
     pub variant: String,
     /// Samples in a unit of work.
     pub batch: usize,
@@ -52,7 +53,15 @@ pub fn cases() -> &'static [Case] {
     cases::ALL
 }
 
-/// Runs the case of this name.
+/// The name of our side at the precision in force.
+fn variant() -> String {
+    match precision() {
+        Precision::F32 => "contrastive".into(),
+        other => format!("contrastive {}", other.name()),
+    }
+}
+
+/// Runs the case of this name, at the precision in force.
 ///
 /// # Errors
 /// An unknown name, or an error of the case itself.
@@ -65,7 +74,7 @@ pub fn run(name: &str, batch: Option<usize>, repeats: usize) -> Result<Record> {
     let timing = (case.run)(batch, repeats)?;
     Ok(Record {
         case: name.into(),
-        variant: "contrastive".into(),
+        variant: variant(),
         batch,
         threads: rayon::current_num_threads(),
         ms: timing.ms,

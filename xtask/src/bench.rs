@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use contrastive_benches::Record;
+use contrastive_core::kernels::{Precision, with_precision};
 
 use crate::compare::Comparison;
 
@@ -18,6 +19,9 @@ pub struct Arguments {
     /// Samples in a unit of work, instead of the case's own.
     #[arg(long)]
     batch: Option<usize>,
+    /// How our side rounds: f32 or f32-exact.
+    #[arg(long, default_value = "f32", value_parser = |name: &str| name.parse::<Precision>())]
+    precision: Precision,
     /// Measured repeats; the median counts.
     #[arg(long, default_value_t = 5)]
     repeats: usize,
@@ -44,6 +48,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         let comparison = Comparison {
             python,
             script: &arguments.script,
+            precision: arguments.precision,
             rounds: arguments.rounds,
             repeats: arguments.repeats,
             table: arguments.table.as_deref(),
@@ -57,7 +62,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         return Ok(());
     }
     for name in &arguments.cases {
-        let record = contrastive_benches::run(name, arguments.batch, arguments.repeats)?;
+        let record = with_precision(arguments.precision, || {
+            contrastive_benches::run(name, arguments.batch, arguments.repeats)
+        })?;
         if arguments.json {
             println!("{}", serde_json::to_string(&record)?);
         } else {

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use contrastive_core::kernels::Precision;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -49,6 +50,8 @@ pub struct Comparison<'a> {
     pub python: &'a Path,
     /// The peers' cases.
     pub script: &'a Path,
+    /// How our side rounds.
+    pub precision: Precision,
     /// Turns.
     pub rounds: usize,
     /// Repeats within one measurement.
@@ -112,6 +115,7 @@ impl Comparison<'_> {
         for _ in 0..self.rounds.max(1) {
             let mut own = Command::new(std::env::current_exe()?);
             own.args(["bench", name, "--json", "--repeats", &self.repeats.to_string()]);
+            own.args(["--precision", self.precision.name()]);
             ours.push(measure(own).with_context(|| format!("{name}, ours"))?);
             let threads = ours[0]["threads"].as_u64().unwrap_or(1);
             for (records, variant) in theirs.iter_mut().zip(variants) {
@@ -213,13 +217,16 @@ fn merge(path: &Path, new: Vec<Pair>) -> Result<Vec<Pair>> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
         Err(e) => return Err(e).with_context(|| path.display().to_string()),
     };
-    let place = |pair: &Pair| (pair.machine.clone(), pair.case.clone(), pair.peer.variant.clone());
+    let place = |pair: &Pair| {
+        (pair.machine.clone(), pair.case.clone(), pair.ours.variant.clone(), pair.peer.variant.clone())
+    };
     rows.retain(|row| !new.iter().any(|pair| place(pair) == place(row)));
     rows.extend(new);
     let rank = |pair: &Pair| {
         let case = PEERS.iter().position(|(name, _)| *name == pair.case).unwrap_or(PEERS.len());
         let variants = PEERS.get(case).map_or(&[][..], |(_, variants)| variants);
-        (case, variants.iter().position(|variant| *variant == pair.peer.variant))
+        let variant = variants.iter().position(|variant| *variant == pair.peer.variant);
+        (case, pair.ours.variant.clone(), variant)
     };
     rows.sort_by_key(|pair| (pair.machine.clone(), rank(pair)));
     write_atomic(path, &(serde_json::to_string_pretty(&rows)? + "\n"))?;
@@ -257,16 +264,17 @@ fn markdown(rows: &[Pair]) -> String {
     let mut text = String::new();
     for group in rows.chunk_by(|a, b| a.machine == b.machine) {
         let _ = write!(text, "\n{}:\n\n", group[0].machine);
-        text.push_str("| case | batch | threads | ours, ms | peer | its ms | speed | memory |\n");
-        text.push_str("| --- | ---: | ---: | ---: | --- | ---: | ---: | ---: |\n");
+        text.push_str("| case | batch | threads | ours | ms | peer | its ms | speed | memory |\n");
+        text.push_str("| --- | ---: | ---: | --- | ---: | --- | ---: | ---: | ---: |\n");
         for pair in group {
             let memory = memory_ratio(pair).map(|ratio| format!("{ratio:.2}")).unwrap_or_default();
             let _ = writeln!(
                 text,
-                "| {} | {} | {} | {} ± {:.0} % | {} | {} ± {:.0} % | {:.2} | {memory} |",
+                "| {} | {} | {} | {} | {} ± {:.0} % | {} | {} ± {:.0} % | {:.2} | {memory} |",
                 pair.case,
                 pair.batch,
                 pair.threads,
+                pair.ours.variant,
                 number(pair.ours.ms),
                 100.0 * pair.ours.range,
                 pair.peer.variant,
@@ -318,8 +326,9 @@ mod tests {
         let rows = merge(&path, vec![pair("knn", "faiss", 10.0, 15.0)])?;
         assert_eq!(rows.len(), 3);
         let table = markdown(&rows);
-        let first = "| simclr_r18_32 | 64 | 2 | 1000 ± 1 % | eager | 2500 ± 1 % | 2.50 | 0.40 |\n";
-        let second = "| knn | 64 | 2 | 10.0 ± 1 % | faiss | 15.0 ± 1 % | 1.50 | 0.67 |\n";
+        let first =
+            "| simclr_r18_32 | 64 | 2 | contrastive | 1000 ± 1 % | eager | 2500 ± 1 % | 2.50 | 0.40 |\n";
+        let second = "| knn | 64 | 2 | contrastive | 10.0 ± 1 % | faiss | 15.0 ± 1 % | 1.50 | 0.67 |\n";
         assert!(table.contains(&format!("{first}{second}")), "{table}");
         Ok(())
     }

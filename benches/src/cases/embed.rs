@@ -7,7 +7,7 @@ use contrastive_core::nn::{Mode, Module, ParamStore, ResNet, ResNetConfig};
 use super::normal;
 use crate::measure::{Timing, time};
 
-fn embed(model: &impl Module, size: usize, batch: usize, repeats: usize) -> Result<Timing> {
+pub(super) fn embed(model: &impl Module, size: usize, batch: usize, repeats: usize) -> Result<Timing> {
     let x = normal("x", &[batch, 3, size, size])?;
     let mode = Mode::eval();
     time(batch, repeats, || {

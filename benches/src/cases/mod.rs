@@ -7,6 +7,7 @@ mod losses;
 mod micro;
 mod startup;
 mod steps;
+mod vit;
 
 pub use images::write_pictures;
 
@@ -43,8 +44,15 @@ pub const ALL: &[Case] = &[
         steps::moco_r18_32,
         "MoCo step: query forward and backward, key forward by a momentum copy, queue of 4,096 x 128",
     ),
+    case(
+        "dino_vits16_224",
+        4,
+        vit::dino_vits16_224,
+        "DINO step: ViT-S/16, two crops of 224 and four of 96, 8,192 outputs, AdamW",
+    ),
     case("embed_r18_32", 128, embed::embed_r18_32, "embedding: ResNet-18 with a CIFAR stem, 32x32"),
     case("embed_r50_224", 32, embed::embed_r50_224, "embedding: ResNet-50, 224x224"),
+    case("embed_vits16_224", 32, vit::embed_vits16_224, "embedding: ViT-S/16, 224x224"),
     case(
         "augment_cifar",
         64,

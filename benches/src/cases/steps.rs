@@ -44,7 +44,11 @@ pub(super) fn step(method: &mut dyn Method, optimizer: &mut dyn Optimizer, batch
 }
 
 /// [`time`] on a thread with room for Candle's recursion.
-fn time_deep(items: usize, repeats: usize, unit: impl FnMut() -> Result<()> + Send) -> Result<Timing> {
+pub(super) fn time_deep(
+    items: usize,
+    repeats: usize,
+    unit: impl FnMut() -> Result<()> + Send,
+) -> Result<Timing> {
     with_big_stack(|| Ok(time(items, repeats, unit)))?
 }
 

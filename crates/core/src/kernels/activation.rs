@@ -22,7 +22,13 @@ pub fn relu(x: &FeatureMap) -> Result<FeatureMap> {
             let y = Arc::new(y);
             let slot = Arc::new(Slot::default());
             let op = ReluOp { y: Kept::new(&y), from: x.slot.clone(), to: slot.clone() };
-            Form::Native(Native { token: x.token.apply_op1(op)?, dims: x.dims.clone(), values: y, slot })
+            Form::Native(Native {
+                token: x.token.apply_op1(op)?,
+                dims: x.dims.clone(),
+                values: y,
+                slot,
+                recipe: None,
+            })
         }
     }))
 }

@@ -69,7 +69,7 @@ fn native(x: &Native, w: &Tensor, bias: Option<&Tensor>) -> Result<Native> {
     dims.push(outputs);
     Native::make(dims, y, |to| {
         // The input is kept only for the weight gradient.
-        let kept = w.track_op().then(|| Kept::new(&x.values));
+        let kept = w.track_op().then(|| Kept::of(x));
         let op = LinearOp { rows, inputs, outputs, x: kept, from: x.slot.clone(), to };
         match bias {
             None => x.token.apply_op2(&w, op),

@@ -38,6 +38,13 @@ pub(super) struct Native {
     pub dims: Vec<usize>,
     pub values: Arc<Buffer>,
     pub slot: Arc<Slot>,
+    /// How to make the values anew from others that are kept anyway.
+    pub recipe: Option<Arc<dyn Recompute>>,
+}
+
+/// Values that cost less to make anew in the backward pass than to keep.
+pub(super) trait Recompute: std::fmt::Debug + Send + Sync {
+    fn values(&self) -> Buffer;
 }
 
 /// Where the gradient of a map is gathered.
@@ -72,16 +79,34 @@ impl Slot {
 /// Values that the backward pass of an operation needs, given back to the pool as soon as it has used them. As in
 /// PyTorch, a graph can be differentiated once.
 #[derive(Debug)]
-pub(super) struct Kept(Mutex<Option<Arc<Buffer>>>);
+pub(super) struct Kept(Mutex<Option<Source>>);
+
+#[derive(Debug)]
+enum Source {
+    Values(Arc<Buffer>),
+    Recipe(Arc<dyn Recompute>),
+}
 
 impl Kept {
+    /// Keeps these values themselves.
     pub(super) fn new(values: &Arc<Buffer>) -> Self {
-        Self(Mutex::new(Some(values.clone())))
+        Self(Mutex::new(Some(Source::Values(values.clone()))))
+    }
+
+    /// Keeps the recipe of a map, or its values where there is none.
+    pub(super) fn of(map: &Native) -> Self {
+        match &map.recipe {
+            Some(recipe) => Self(Mutex::new(Some(Source::Recipe(recipe.clone())))),
+            None => Self::new(&map.values),
+        }
     }
 
     pub(super) fn take(&self) -> candle_core::Result<Arc<Buffer>> {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        kept.ok_or_else(|| candle_core::Error::msg("backward was called twice on one graph"))
+        match self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(Source::Values(values)) => Ok(values),
+            Some(Source::Recipe(recipe)) => Ok(Arc::new(recipe.values())),
+            None => Err(candle_core::Error::msg("backward was called twice on one graph")),
+        }
     }
 }
 
@@ -120,7 +145,7 @@ impl Native {
         attach: impl FnOnce(Arc<Slot>) -> candle_core::Result<Tensor>,
     ) -> Result<Self> {
         let slot = Arc::new(Slot::default());
-        Ok(Self { token: attach(slot.clone())?, dims, values: Arc::new(values), slot })
+        Ok(Self { token: attach(slot.clone())?, dims, values: Arc::new(values), slot, recipe: None })
     }
 
     pub(super) fn channels(&self) -> usize {

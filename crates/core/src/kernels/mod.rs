@@ -40,7 +40,7 @@ pub use map::FeatureMap;
 pub(crate) use map::lerp;
 pub use parallel::set_threads;
 pub use pool::{global_avg_pool, max_pool2d};
-pub use precision::{Precision, with_precision};
+pub use precision::{Precision, precision, with_precision};
 pub use residual::residual;
 pub use tokens::{embed_tokens, take_token};
 

@@ -14,6 +14,31 @@ pub enum Precision {
     F32Exact,
 }
 
+impl Precision {
+    /// Every precision.
+    pub const ALL: [Self; 2] = [Self::F32, Self::F32Exact];
+
+    /// The name in settings.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F32Exact => "f32-exact",
+        }
+    }
+}
+
+impl std::str::FromStr for Precision {
+    type Err = crate::Error;
+
+    fn from_str(name: &str) -> crate::Result<Self> {
+        let known = Self::ALL.map(Self::name).join(", ");
+        Self::ALL
+            .into_iter()
+            .find(|precision| precision.name() == name)
+            .ok_or_else(|| crate::Error::config("precision", format!("`{name}` is not one of {known}")))
+    }
+}
+
 thread_local! {
     static CURRENT: Cell<Precision> = const { Cell::new(Precision::F32) };
 }
@@ -31,7 +56,33 @@ pub fn with_precision<T>(precision: Precision, f: impl FnOnce() -> T) -> T {
     f()
 }
 
-/// The precision in force.
-pub(crate) fn precision() -> Precision {
+/// The precision in force on this thread.
+pub fn precision() -> Precision {
     CURRENT.get()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scopes_nest_and_end() {
+        assert_eq!(precision(), Precision::F32);
+        with_precision(Precision::F32Exact, || {
+            assert_eq!(precision(), Precision::F32Exact);
+            with_precision(Precision::F32, || assert_eq!(precision(), Precision::F32));
+            assert_eq!(precision(), Precision::F32Exact);
+        });
+        assert_eq!(precision(), Precision::F32);
+    }
+
+    #[test]
+    fn names_are_those_of_the_settings() -> crate::Result<()> {
+        for precision in Precision::ALL {
+            assert_eq!(precision.name().parse::<Precision>()?, precision);
+            assert_eq!(serde_json::to_value(precision).ok(), Some(precision.name().into()));
+        }
+        assert!("f16".parse::<Precision>().is_err());
+        Ok(())
+    }
 }

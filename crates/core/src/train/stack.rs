@@ -1,11 +1,13 @@
 //! A thread with room for Candle's recursion.
 
+use crate::kernels::{precision, with_precision};
 use crate::{Error, Result};
 
 /// 256 MiB: address space that costs memory only as far as it is used.
 const STACK_BYTES: usize = 256 << 20;
 
 /// Runs `f` on a thread of its own with a stack of 256 MiB and gives back its result; a panic goes on in the caller.
+/// The caller's [`crate::kernels::Precision`] goes with it.
 ///
 /// Candle sorts the graph of a backward pass and drops it by recursion. In the 2 MiB of a spawned thread (a test, for
 /// example) that overflows between 5 000 and 10 000 chained operations, and a ResNet-50 has some thousands. [`super::Trainer::run`]
@@ -14,10 +16,11 @@ const STACK_BYTES: usize = 256 << 20;
 /// # Errors
 /// That of `f`; [`Error::Data`] where the system refuses the thread.
 pub fn with_big_stack<T: Send>(f: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let precision = precision();
     std::thread::scope(|scope| {
         let builder = std::thread::Builder::new().name("trainer".to_string()).stack_size(STACK_BYTES);
         let thread = builder
-            .spawn_scoped(scope, f)
+            .spawn_scoped(scope, move || with_precision(precision, f))
             .map_err(|e| Error::data("training thread", format!("a stack of {STACK_BYTES} bytes: {e}")))?;
         thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })

@@ -1,15 +1,14 @@
 //! The CPU operation: two or three operands, statistics kept between the passes.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Device, Layout, Result as CandleResult, Shape, Tensor};
 
 use super::cpu::{BlockMoments, Mask, Moments, Pass, Rows};
 use super::{BatchStatistics, Settings, Statistics};
 use crate::dist::Comm;
-use crate::kernels::map::{Kept, Native, Slot, token_gradient, token_storage};
+use crate::kernels::map::{Kept, Native, Recompute, Slot, token_gradient, token_storage};
 use crate::kernels::memory::Buffer;
-use crate::kernels::storage;
 use crate::{Error, Result};
 
 /// The operands of the CPU operation.
@@ -96,22 +95,19 @@ fn apply(
 ) -> Result<Native> {
     let Operands { x, residual, settings, .. } = args;
     let affine = args.affine.contiguous()?;
+    let gamma_beta = affine.flatten_all()?.to_vec1::<f32>()?;
+    let forward =
+        Arc::new(Forward { at, moments, affine: gamma_beta, relu: settings.relu, x: x.values.clone() });
     let mut y = Buffer::new(x.values.len());
-    storage::with(&affine, |affine| {
-        let pass = Pass { at, x: &x.values, affine, moments: &moments, relu: settings.relu };
-        pass.forward(residual.map(|r| &r.values[..]), &mut y);
-        Ok(())
-    })?;
+    forward.pass().forward(residual.map(|r| &r.values[..]), &mut y);
     let y = Arc::new(y);
     let slot = Arc::new(Slot::default());
     let op = BatchNormOp {
         at,
-        moments,
-        relu: settings.relu,
+        len: y.len(),
         count,
         comm,
-        len: x.values.len(),
-        x: Kept::new(&x.values),
+        forward: Mutex::new(Some(forward.clone())),
         // The mask of a ReLU after a residual cannot be made anew from x.
         y: (settings.relu && residual.is_some()).then(|| Kept::new(&y)),
         x_slot: x.slot.clone(),
@@ -122,18 +118,43 @@ fn apply(
         None => x.token.apply_op2(&affine, op)?,
         Some(residual) => x.token.apply_op3(&affine, &residual.token, op)?,
     };
-    Ok(Native { token, dims: x.dims.clone(), values: y, slot })
+    // In a graph x is kept for the gradient; what follows need not keep y as well.
+    let recipe = (token.track_op() && residual.is_none()).then_some(forward as Arc<dyn Recompute>);
+    Ok(Native { token, dims: x.dims.clone(), values: y, slot, recipe })
+}
+
+/// What the output is made of.
+#[derive(Debug)]
+struct Forward {
+    at: Rows,
+    moments: Moments,
+    affine: Vec<f32>,
+    relu: bool,
+    x: Arc<Buffer>,
+}
+
+impl Forward {
+    fn pass(&self) -> Pass<'_> {
+        Pass { at: self.at, x: &self.x, affine: &self.affine, moments: &self.moments, relu: self.relu }
+    }
+}
+
+impl Recompute for Forward {
+    fn values(&self) -> Buffer {
+        let mut y = Buffer::new(self.x.len());
+        self.pass().forward(None, &mut y);
+        y
+    }
 }
 
 struct BatchNormOp {
     at: Rows,
-    moments: Moments,
-    relu: bool,
+    len: usize,
     /// Values per channel behind the moments; none if they are fixed.
     count: Option<usize>,
     comm: Option<Comm>,
-    len: usize,
-    x: Kept,
+    /// Let go of by the backward pass.
+    forward: Mutex<Option<Arc<Forward>>>,
     y: Option<Kept>,
     x_slot: Arc<Slot>,
     residual_slot: Option<Arc<Slot>>,
@@ -150,10 +171,10 @@ impl BatchNormOp {
     ) -> CandleResult<Option<Tensor>> {
         let Rows { c, groups, .. } = self.at;
         let mut dy = self.y_slot.take(self.len);
-        let (x_data, y_data) = (self.x.take()?, self.y.as_ref().map(Kept::take).transpose()?);
-        let affine_data = affine.flatten_all()?.to_vec1::<f32>()?;
-        let pass =
-            Pass { at: self.at, x: &x_data, affine: &affine_data, moments: &self.moments, relu: self.relu };
+        let forward = self.forward.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(forward) = forward else { candle_core::bail!("backward was called twice on one graph") };
+        let y_data = self.y.as_ref().map(Kept::take).transpose()?;
+        let pass = forward.pass();
         let mask = y_data.as_ref().map_or(Mask::Recomputed, |y| Mask::Output(y));
         let sums = pass.gradient_sums(mask, &dy);
         let d_affine = affine.track_op().then(|| {

@@ -32,7 +32,7 @@ pub(super) fn conv(x: &Native, w: &Tensor, bias: Option<&Tensor>, shape: ConvSha
     let dims = vec![shape.n, shape.oh, shape.ow, shape.o];
     Native::make(dims, y, |to| {
         // The input is kept only for the weight gradient.
-        let kept = w.track_op().then(|| Kept::new(&x.values));
+        let kept = w.track_op().then(|| Kept::of(x));
         let op = ConvOp { shape, precision, x: kept, from: x.slot.clone(), to };
         match bias {
             None => x.token.apply_op2(&w, op),
