@@ -50,7 +50,7 @@ struct Left<'a> {
 
 /// The result of a product: rows `pitch` apart, of which the unit of work owns the columns.
 #[derive(Clone, Copy)]
-struct Into<'a> {
+struct Target<'a> {
     out: &'a Disjoint<'a>,
     start: usize,
     pitch: usize,
@@ -85,7 +85,7 @@ impl Attention {
     /// Queries of a block: even blocks.
     fn block(self) -> usize {
         let most = (SCORES / self.score_pitch()).clamp(BLOCK.1, BLOCK.0);
-        self.tokens.div_ceil(self.tokens.div_ceil(most).max(1))
+        self.tokens.div_ceil(self.tokens.div_ceil(most).max(1)).max(1)
     }
 
     /// Element of `qkv` where the part (query 0, key 1, value 2) of a head begins.
@@ -162,7 +162,7 @@ impl Attention {
                 let (scores, factors) = scores.split_at_mut(block * pitch);
                 for first in (0..tokens).step_by(block) {
                     let rows = block.min(tokens - first);
-                    multiply_into(level, rows, queries.from(first), keys.whole(), (scores, pitch));
+                    multiply_into(level, rows, queries.left(first), keys.whole(), (scores, pitch));
                     let factors = &mut factors[..rows];
                     // SAFETY: every head of every sample has its own sums.
                     let lse = unsafe { sums.slice(unit * tokens + first, rows) };
@@ -174,7 +174,7 @@ impl Attention {
                         rows,
                         left,
                         values.whole(),
-                        Into { out: &out, start, pitch: out_pitch, add: false },
+                        Target { out: &out, start, pitch: out_pitch, add: false },
                     );
                     for (row, factor) in factors.iter().enumerate() {
                         // SAFETY: a head's columns belong to its unit.
@@ -213,8 +213,8 @@ impl Attention {
                 let (scores, d_scores) = scores.split_at_mut(block * pitch);
                 for first in (0..tokens).step_by(block) {
                     let rows = block.min(tokens - first);
-                    multiply_into(level, rows, part(0).from(first), turned_keys.whole(), (scores, pitch));
-                    multiply_into(level, rows, dy.from(first), turned_values.whole(), (d_scores, pitch));
+                    multiply_into(level, rows, part(0).left(first), turned_keys.whole(), (scores, pitch));
+                    multiply_into(level, rows, dy.left(first), turned_values.whole(), (d_scores, pitch));
                     let lse = &lse[unit * tokens + first..][..rows];
                     let used = rows * pitch;
                     softmax_gradient(
@@ -225,7 +225,7 @@ impl Attention {
                         self.scale(),
                         lse,
                     );
-                    let into = |i: usize, token: usize, add: bool| Into {
+                    let into = |i: usize, token: usize, add: bool| Target {
                         out: &out,
                         start: self.start(unit, i) + token * self.pitch(),
                         pitch: self.pitch(),
@@ -271,7 +271,7 @@ impl Attention {
 
 impl<'a> Part<'a> {
     /// As a left operand, from a token on.
-    fn from(self, token: usize) -> Left<'a> {
+    fn left(self, token: usize) -> Left<'a> {
         Left { data: &self.data[token * self.pitch..], row: self.pitch, step: 1 }
     }
 }
@@ -289,7 +289,7 @@ fn multiply(
     rows: usize,
     left: Left,
     (right, (first, depth)): (Right, (usize, usize)),
-    into: Into,
+    into: Target,
 ) {
     let columns = right.columns;
     assert!(
@@ -327,7 +327,7 @@ fn multiply_into(
     (dst, pitch): (&mut [f32], usize),
 ) {
     let out = Disjoint::new(dst);
-    multiply(level, rows, left, right, Into { out: &out, start: 0, pitch, add: false });
+    multiply(level, rows, left, right, Target { out: &out, start: 0, pitch, add: false });
 }
 
 fused! {

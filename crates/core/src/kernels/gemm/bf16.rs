@@ -78,14 +78,7 @@ pub(crate) fn linear_backward_weight(rows: usize, c: usize, o: usize, x: &[f32],
     backward_weight_by(Way::best(), (rows, c, o), x, dy, dw);
 }
 
-fn linear_by(
-    way: Way,
-    (rows, c, o): Extents,
-    x: &[f32],
-    w: &[f32],
-    bias: Option<&[f32]>,
-    y: &mut [f32],
-) {
+fn linear_by(way: Way, (rows, c, o): Extents, x: &[f32], w: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
     assert!(x.len() >= rows * c && w.len() >= o * c, "matrix product: operands too short");
     match way {
         Way::Rounded => super::linear(rows, c, o, &round(&x[..rows * c]), &round(&w[..o * c]), bias, y),

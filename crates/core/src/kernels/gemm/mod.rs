@@ -4,6 +4,8 @@
 //! keep in step with the weights. The left operand is read where it lies.
 
 mod panels;
+#[cfg(target_arch = "x86_64")]
+mod squares;
 #[cfg(test)]
 pub(crate) mod tests;
 mod weight;

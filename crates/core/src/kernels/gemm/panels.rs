@@ -1,5 +1,9 @@
 //! Columns of a right operand, packed into panels that the tile reads straight through.
 
+#[cfg(target_arch = "x86_64")]
+use super::squares;
+#[cfg(target_arch = "x86_64")]
+use crate::kernels::simd::{Level, level};
 use crate::kernels::simd::{PANEL, Panel, TILE_ROWS, Tile, vectorized};
 
 /// Half a panel, and the floats of a cache line.
@@ -114,9 +118,24 @@ pub(crate) fn transpose(
     transpose_rows(src, (pitch, pitch), (used, width), place, dst);
 }
 
+/// As [`transpose`], for the first `count` of `pitch` elements of every row.
+pub(crate) fn transpose_rows(
+    src: &[f32],
+    (pitch, count): (usize, usize),
+    (used, width): (usize, usize),
+    place: Option<&[usize]>,
+    dst: &mut [f32],
+) {
+    #[cfg(target_arch = "x86_64")]
+    if level() == Level::Avx512 {
+        // SAFETY: the level is only given by a machine that has these instructions.
+        return unsafe { squares::transpose(src, (pitch, count), (used, width), place, dst) };
+    }
+    transpose_plain(src, (pitch, count), (used, width), place, dst);
+}
+
 vectorized! {
-    /// As [`transpose`], for the first `count` of `pitch` elements of every row.
-    pub(crate) fn transpose_rows(
+    fn transpose_plain(
         src: &[f32],
         row: (usize, usize),
         columns: (usize, usize),
@@ -163,4 +182,32 @@ fn shuffle(block: &[[f32; LINE]; LINE]) -> [[f32; LINE]; LINE] {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::gemm::tests::noise;
+
+    #[test]
+    fn transpositions_agree_with_the_definition() {
+        for (pitch, count, used, width) in
+            [(1, 1, 1, 16), (40, 33, 5, 16), (64, 64, 32, 32), (90, 17, 19, 32)]
+        {
+            let src = noise((used - 1) * pitch + count, 1);
+            let backwards: Vec<usize> = (0..count).rev().collect();
+            for place in [None, Some(&backwards[..])] {
+                let mut want = vec![0f32; count * width];
+                for (row, column) in (0..used).flat_map(|row| (0..count).map(move |column| (row, column))) {
+                    let to = place.map_or(column, |place| place[column]);
+                    want[to * width + row] = src[row * pitch + column];
+                }
+                let mut got = vec![[f32::NAN; 2]; count * width].concat();
+                let (best, plain) = got.split_at_mut(count * width);
+                transpose_rows(&src, (pitch, count), (used, width), place, best);
+                transpose_plain(&src, (pitch, count), (used, width), place, plain);
+                assert!(best == want && plain == want, "{pitch} {count} {used} {width}");
+            }
+        }
+    }
 }

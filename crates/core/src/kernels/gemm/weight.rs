@@ -6,7 +6,7 @@ use crate::kernels::parallel::{self, Disjoint, scratch};
 use crate::kernels::simd::{Level, PANEL, Panel, TILE_ROWS, Tile, vectorized};
 
 /// Rows of one pass: a panel of each operand stays in the first-level cache.
-const DEPTH: usize = 192;
+const DEPTH: usize = 256;
 /// Outputs that are packed side by side: two tiles.
 const GROUP: usize = 2 * TILE_ROWS;
 /// From one group of packed columns to the next: a little more than they take, because powers of two collide in the
@@ -15,6 +15,8 @@ const GROUP_STRIDE: usize = DEPTH * GROUP + LINE;
 const PANEL_STRIDE: usize = DEPTH * PANEL + LINE;
 /// Largest extents of the part of `dw` that one unit makes (outputs, inputs), whole panels.
 const PART: (usize, usize) = (384, 256);
+/// Units of work at least, if that leaves parts large enough: they keep 12 or 24 threads busy, and 16 well enough.
+const FEWEST_UNITS: usize = 24;
 /// Fewest rows worth a partial sum of their own.
 const FEWEST: usize = 384;
 /// Largest memory of the partial sums, in elements.
@@ -38,13 +40,13 @@ impl Cut {
             (o.div_ceil(parts.0).next_multiple_of(GROUP), c.div_ceil(parts.1).next_multiple_of(PANEL))
         };
         // Smaller parts pack the operands more often, more groups have more to add up.
-        while parts.0 * parts.1 * most < UNITS && part(parts).0 * part(parts).1 > 64 * 64 {
+        while parts.0 * parts.1 * most < FEWEST_UNITS && part(parts).0 * part(parts).1 > 64 * 64 {
             let (outputs, inputs) = part(parts);
             parts = if outputs > inputs { (parts.0 + 1, parts.1) } else { (parts.0, parts.1 + 1) };
         }
         let part = part(parts);
         let parts = (o.div_ceil(part.0), c.div_ceil(part.1));
-        let groups = UNITS.div_ceil(parts.0 * parts.1).min(most);
+        let groups = FEWEST_UNITS.div_ceil(parts.0 * parts.1).min(most);
         let rows = rows.div_ceil(groups);
         Self { part, parts, rows, groups }
     }
@@ -180,12 +182,18 @@ fn pack<const WIDTH: usize, const STRIDE: usize>(
 }
 
 vectorized! {
-    /// The sum of `count` rows, `pitch` apart.
+    /// The sum of `count` (two or more) rows, `pitch` apart.
     fn add_parts(parts: &[f32], pitch: usize, count: usize, out: &mut [f32]) {
-        out.copy_from_slice(&parts[..out.len()]);
-        for i in 1..count {
-            for (out, part) in out.iter_mut().zip(&parts[i * pitch..]) {
-                *out += part;
+        // Pieces that stay in the first-level cache.
+        for (piece, out) in out.chunks_mut(1024).enumerate() {
+            let row = |i: usize| &parts[i * pitch + piece * 1024..];
+            for ((out, a), b) in out.iter_mut().zip(row(0)).zip(row(1)) {
+                *out = a + b;
+            }
+            for i in 2..count {
+                for (out, part) in out.iter_mut().zip(row(i)) {
+                    *out += part;
+                }
             }
         }
     }

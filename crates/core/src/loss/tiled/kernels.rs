@@ -3,47 +3,10 @@
 //! Each kernel is one generic body compiled twice: with AVX2 and FMA for machines that have them (found at run time)
 //! and for the build's own target. The loops are written so that the compiler vectorises them.
 
+use crate::kernels::simd::math::{exp, larger};
+
 /// Lanes of a reduction: two AVX-512 or four AVX registers, enough to hide the latency of additions.
 const LANES: usize = 32;
-
-/// `e^x` to about 1.5e-7 relative. 0 below -87.3 (also at -inf), held at `e^88` above; NaN stays NaN.
-#[inline(always)]
-fn exp<const FMA: bool>(x: f32) -> f32 {
-    #[inline(always)]
-    fn mul_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
-        // Without the instruction `f32::mul_add` is a slow library call.
-        if FMA { a.mul_add(b, c) } else { a * b + c }
-    }
-    const SMALLEST: f32 = -87.3;
-    const LARGEST: f32 = 88.0;
-    // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits of the mantissa.
-    const MAGIC: f32 = 12_582_912.0;
-    // ln 2 in two parts; the first has few bits, so that its multiples are exact.
-    const LN2_HIGH: f32 = 0.693_359_4;
-    const LN2_LOW: f32 = -2.121_944_4e-4;
-    // Comparisons, not `clamp`: a NaN must fall through both.
-    let y = if x > LARGEST { LARGEST } else { x };
-    let y = if y < SMALLEST { SMALLEST } else { y };
-    let shifted = mul_add::<FMA>(y, std::f32::consts::LOG2_E, MAGIC);
-    let n = shifted - MAGIC;
-    let r = mul_add::<FMA>(n, -LN2_HIGH, y);
-    let r = mul_add::<FMA>(n, -LN2_LOW, r);
-    // Taylor's series to r^7 / 7!; |r| <= ln 2 / 2, so the rest is below 6e-9.
-    let p = mul_add::<FMA>(r, 1.0 / 5040.0, 1.0 / 720.0);
-    let p = mul_add::<FMA>(p, r, 1.0 / 120.0);
-    let p = mul_add::<FMA>(p, r, 1.0 / 24.0);
-    let p = mul_add::<FMA>(p, r, 1.0 / 6.0);
-    let p = mul_add::<FMA>(p, r, 0.5);
-    let p = mul_add::<FMA>(p, r, 1.0);
-    let p = mul_add::<FMA>(p, r, 1.0);
-    let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3f80_0000));
-    if x < SMALLEST { 0.0 } else { p * power }
-}
-
-#[inline(always)]
-fn larger(a: f32, b: f32) -> f32 {
-    if a > b { a } else { b }
-}
 
 /// The largest element and the sum of `e^(s - shift)`; `shift` is the largest element, or 0 where there is none.
 #[inline(always)]
@@ -181,24 +144,6 @@ dispatched! {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn exponential_is_accurate_everywhere() {
-        let mut worst = 0f64;
-        for i in 0..400_000 {
-            let x = -87.2f32 + 175.1 * i as f32 / 400_000.0;
-            let truth = f64::from(x).exp();
-            for y in [exp::<false>(x), exp::<true>(x)] {
-                worst = worst.max((f64::from(y) - truth).abs() / truth);
-            }
-        }
-        assert!(worst < 2e-7, "{worst:e}");
-        assert_eq!(exp::<true>(0.0), 1.0);
-        assert_eq!(exp::<true>(f32::NEG_INFINITY), 0.0);
-        assert_eq!(exp::<true>(-1e30), 0.0);
-        assert!(exp::<true>(f32::NAN).is_nan() && exp::<false>(f32::NAN).is_nan());
-        assert!(exp::<true>(f32::INFINITY) > 1e38);
-    }
 
     #[test]
     fn dispatched_kernels_agree_with_the_portable_bodies() {

@@ -10,9 +10,18 @@ use crate::kernels::gemm::LINE;
 /// Rows that are asked for in advance: processors do not foresee where the next row of a part of a matrix begins.
 const AHEAD: usize = 4;
 
+/// Elements of a row that are asked for in advance where many rows are read side by side.
+const SOON: usize = 4 * LINE;
+
 /// `values` as words, for buffers that hold pairs.
-pub(super) fn words(values: &mut [f32]) -> &mut [u32] {
+pub(super) fn words(values: &[f32]) -> &[u32] {
     // SAFETY: same size and alignment, and any bits are a value of both types.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), values.len()) }
+}
+
+/// As [`words`], to be written.
+pub(super) fn words_mut(values: &mut [f32]) -> &mut [u32] {
+    // SAFETY: as above, and exclusive through `values`.
     unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), values.len()) }
 }
 
@@ -26,8 +35,8 @@ pub(super) fn rows(src: &[f32], pitch: usize, depth: usize, to: &mut [u32], to_p
     }
 }
 
-/// Rows `0..used` of `src`, `pitch` apart, of which `depth` elements are taken, as columns of a panel of `width`: row `p`
-/// of `to` gets pair `p` of each.
+/// Rows `0..used` of `src`, `pitch` apart, of which `depth` elements are taken, as columns of a panel of `width`: row
+/// `p` of `to` gets pair `p` of each.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(super) fn transposed(
     src: &[f32],
@@ -45,7 +54,10 @@ pub(super) fn transposed(
             let mut block = [_mm512_setzero_si512(); LINE];
             for (row, block) in block.iter_mut().enumerate() {
                 if row < rows {
-                    *block = pairs(&src[(half + row) * pitch + first..][..steps]);
+                    let start = (half + row) * pitch + first;
+                    ahead(src, start + SOON);
+                    ahead(src, start + SOON + LINE);
+                    *block = pairs(&src[start..][..steps]);
                 }
             }
             // Rows `i` and `i + 8` interleaved; four times over, this transposes.
@@ -63,8 +75,8 @@ pub(super) fn transposed(
     }
 }
 
-/// Columns `0..used` of `depth` rows of `src`, `pitch` apart, in panels of `VECTORS` vectors, `to_pitch` apart: row `p` of
-/// a panel gets pair `p` of its columns. The last panel is as wide as its columns need in whole vectors.
+/// Columns `0..used` of `depth` rows of `src`, `pitch` apart, in panels of `VECTORS` vectors, `to_pitch` apart: row `p`
+/// of a panel gets pair `p` of its columns. The last panel is as wide as its columns need in whole vectors.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub(super) fn columns<const VECTORS: usize>(
     src: &[f32],
@@ -111,7 +123,8 @@ fn ahead(src: &[f32], at: usize) {
 fn mixed(low: __m512, high: __m512) -> __m512i {
     // Element `i` of the first row, then that of the second.
     let first = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    let order = _mm512_or_si512(first, _mm512_slli_epi32::<16>(_mm512_add_epi32(first, _mm512_set1_epi32(16))));
+    let order =
+        _mm512_or_si512(first, _mm512_slli_epi32::<16>(_mm512_add_epi32(first, _mm512_set1_epi32(16))));
     _mm512_permutexvar_epi16(order, converted(low, high))
 }
 

@@ -1,7 +1,7 @@
 //! The product kernel for bf16: as [`simd::Tile`](crate::kernels::simd::Tile), over pairs of steps of the depth.
 //!
-//! A pair is two bf16 numbers in one word, the step before in its low half. A is read by broadcast of words, B by vectors
-//! of words of consecutive columns.
+//! A pair is two bf16 numbers in one word, the step before in its low half. A is read by broadcast of words, B by
+//! vectors of words of consecutive columns.
 
 use std::arch::x86_64::*;
 
@@ -45,8 +45,8 @@ impl Tile {
     /// The product of any number of rows, cut into even tiles.
     ///
     /// # Safety
-    /// The machine has AVX512-BF16. All elements that the extents of the tile and `rows` name are readable (C: writable,
-    /// and touched by nobody else during the call).
+    /// The machine has AVX512-BF16. All elements that the extents of the tile and `rows` name are readable (C:
+    /// writable, and touched by nobody else during the call).
     #[inline]
     pub(super) unsafe fn run(mut self, rows: usize) {
         let by_rows = if self.columns > LINE { &WIDE } else { &NARROW };
@@ -60,6 +60,34 @@ impl Tile {
             self.c = self.c.wrapping_add(height * self.c_row);
             self.d = self.d.wrapping_add(if self.d.is_null() { 0 } else { height * self.d_row });
         }
+    }
+}
+
+/// A piece of memory that is needed soon, asked for line by line while something else is multiplied.
+#[derive(Debug)]
+pub(super) struct Next {
+    start: *const f32,
+    lines: usize,
+}
+
+impl Next {
+    /// `count` elements (of four bytes) from `start` on, as far as `values` reaches.
+    pub(super) fn new<T>(values: &[T], start: usize, count: usize) -> Self {
+        let count = count.min(values.len().saturating_sub(start));
+        Self { start: values.as_ptr().wrapping_add(start).cast(), lines: count.div_ceil(LINE) }
+    }
+
+    /// Whether there is nothing left to ask for.
+    pub(super) fn is_empty(&self) -> bool {
+        self.lines == 0
+    }
+
+    /// Where to begin and how far to step in a product of `rows` over `pairs`.
+    pub(super) fn take(&mut self, rows: usize, pairs: usize) -> (*const f32, usize) {
+        let (start, taken) = (self.start, (rows.div_ceil(TILE_ROWS) * pairs).min(self.lines));
+        self.start = start.wrapping_add(taken * LINE);
+        self.lines -= taken;
+        (start, if taken > 0 { LINE } else { 0 })
     }
 }
 
@@ -108,7 +136,8 @@ unsafe fn tile<const ROWS: usize, const VECTORS: usize>(t: &Tile) {
                     _mm512_storeu_ps(c, sum);
                 } else {
                     if !t.d.is_null() {
-                        sum = _mm512_add_ps(_mm512_maskz_loadu_ps(last, t.d.add(r * t.d_row + v * LINE)), sum);
+                        sum =
+                            _mm512_add_ps(_mm512_maskz_loadu_ps(last, t.d.add(r * t.d_row + v * LINE)), sum);
                     }
                     _mm512_mask_storeu_ps(c, last, sum);
                 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::tile::Tile;
+use super::tile::{Next, Tile};
 use super::{Extents, pack};
 use crate::kernels::gemm::{Columns, LINE, UNITS};
 use crate::kernels::memory::Buffer;
@@ -98,7 +98,7 @@ impl Part {
             }
         }
         scratch(lines * PITCH.0, columns.panels() * PITCH.1, |a, b| {
-            let (a, b) = (pack::words(a), pack::words(b));
+            let (a, b) = (pack::words_mut(a), pack::words_mut(b));
             for row in taken.clone().step_by(DEPTH) {
                 let depth = DEPTH.min(taken.end - row);
                 // SAFETY: only called on machines with the instructions.
@@ -108,6 +108,12 @@ impl Part {
                     let x = &x[row * c + inputs.start..];
                     pack::columns::<2>(x, *c, depth, inputs.len(), b, PITCH.1);
                 }
+                // What comes next lies in one piece if the rows are taken whole.
+                let soon = |extent: &Range<usize>, pitch: usize| {
+                    if extent.len() == pitch { DEPTH.min(taken.end - row - depth) * pitch } else { 0 }
+                };
+                let mut next_dy = Next::new(dy, (row + depth) * o, soon(outputs, *o));
+                let mut next_x = Next::new(x, (row + depth) * c, soon(inputs, *c));
                 for panel in 0..columns.panels() {
                     let used = columns.used(panel);
                     for line in 0..lines {
@@ -115,19 +121,22 @@ impl Part {
                         let place = start + (outputs.start + line * LINE) * c + inputs.start + panel * PANEL;
                         // SAFETY: as above.
                         let part = unsafe { out.pointer(place, (height - 1) * c + used) };
+                        let pairs = depth.div_ceil(2);
+                        let next = if next_dy.is_empty() { &mut next_x } else { &mut next_dy };
+                        let (next, next_step) = next.take(height, pairs);
                         let tile = Tile {
                             a: a[line * PITCH.0..].as_ptr(),
                             a_row: 1,
                             a_step: LINE,
                             b: b[panel * PITCH.1..].as_ptr(),
-                            pairs: depth.div_ceil(2),
+                            pairs,
                             c: part,
                             c_row: *c,
                             d: if row > taken.start { part.cast_const() } else { std::ptr::null() },
                             d_row: *c,
                             columns: used,
-                            next: std::ptr::null(),
-                            next_step: 0,
+                            next,
+                            next_step,
                         };
                         // SAFETY: only called on machines with the instructions; both operands were packed with these
                         // extents, and the part of the sums is the unit's own.
