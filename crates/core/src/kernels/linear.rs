@@ -6,6 +6,7 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result as CandleResu
 
 use super::map::{FeatureMap, Form, Kept, Native, Slot, token_gradient, token_storage};
 use super::memory::Buffer;
+use super::precision::{Precision, precision};
 use super::sink::param_gradient;
 use super::{gemm, storage};
 use crate::{Error, Result};
@@ -52,15 +53,16 @@ fn composed(x: &Tensor, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
 
 fn native(x: &Native, w: &Tensor, bias: Option<&Tensor>) -> Result<Native> {
     let (outputs, inputs) = w.dims2()?;
-    let (w, rows) = (w.contiguous()?, x.rows());
+    let (w, rows, precision) = (w.contiguous()?, x.rows(), precision());
+    let extents = (rows, inputs, outputs);
     let mut y = Buffer::new(rows * outputs);
     storage::with(&w, |w| match bias {
         None => {
-            gemm::linear(rows, inputs, outputs, &x.values, w, None, &mut y);
+            gemm::at::linear(precision, extents, &x.values, w, None, &mut y);
             Ok(())
         }
         Some(bias) => storage::with(bias, |bias| {
-            gemm::linear(rows, inputs, outputs, &x.values, w, Some(bias), &mut y);
+            gemm::at::linear(precision, extents, &x.values, w, Some(bias), &mut y);
             Ok(())
         }),
     })?;
@@ -70,7 +72,7 @@ fn native(x: &Native, w: &Tensor, bias: Option<&Tensor>) -> Result<Native> {
     Native::make(dims, y, |to| {
         // The input is kept only for the weight gradient.
         let kept = w.track_op().then(|| Kept::of(x));
-        let op = LinearOp { rows, inputs, outputs, x: kept, from: x.slot.clone(), to };
+        let op = LinearOp { extents, precision, x: kept, from: x.slot.clone(), to };
         match bias {
             None => x.token.apply_op2(&w, op),
             Some(bias) => x.token.apply_op3(&w, bias, op),
@@ -80,9 +82,9 @@ fn native(x: &Native, w: &Tensor, bias: Option<&Tensor>) -> Result<Native> {
 
 #[derive(Debug)]
 struct LinearOp {
-    rows: usize,
-    inputs: usize,
-    outputs: usize,
+    /// Rows, inputs, outputs.
+    extents: (usize, usize, usize),
+    precision: Precision,
     x: Option<Kept>,
     from: Arc<Slot>,
     to: Arc<Slot>,
@@ -96,12 +98,13 @@ impl LinearOp {
         w: &Tensor,
         bias: Option<&Tensor>,
     ) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
-        let Self { rows, inputs, outputs, .. } = *self;
+        let Self { extents, precision, .. } = *self;
+        let (rows, inputs, outputs) = extents;
         let dy = self.to.take(rows * outputs);
         let dw = match &self.x {
             Some(x) if w.track_op() => {
                 let mut dw = vec![0f32; outputs * inputs];
-                gemm::linear_backward_weight(rows, inputs, outputs, &x.take()?, &dy, &mut dw);
+                gemm::at::linear_backward_weight(precision, extents, &x.take()?, &dy, &mut dw);
                 param_gradient(w, dw)?
             }
             _ => None,
@@ -119,7 +122,7 @@ impl LinearOp {
                 self.from.update(|gathered| {
                     let add = gathered.is_some();
                     let mut dx = gathered.unwrap_or_else(|| Buffer::new(rows * inputs));
-                    gemm::linear_backward_data(rows, inputs, outputs, &dy, w, &mut dx, add);
+                    gemm::at::linear_backward_data(precision, extents, &dy, w, &mut dx, add);
                     dx
                 });
                 Ok(())

@@ -1,6 +1,7 @@
 use candle_core::{Device, Var};
 
 use super::*;
+use crate::kernels::{Precision, with_precision};
 use crate::rng::{Key, Purpose};
 use crate::tensor::{GradCheck, check_gradients};
 
@@ -126,5 +127,36 @@ fn refuses_what_does_not_fit() -> Result<()> {
         let w = random("w", &shape)?;
         assert!(conv(&x, &w, ConvSettings::square(stride, 0).groups(groups)).is_err(), "{shape:?}");
     }
+    Ok(())
+}
+
+/// Precisions differ as much as they say, and the gradient goes the way of the forward pass.
+#[test]
+fn precisions_round_as_they_say() -> Result<()> {
+    let error = |precision: Precision, kernel: usize| -> Result<f32> {
+        let x = Var::from_tensor(&random("x", &[2, 48, 12, 12])?)?;
+        let w = Var::from_tensor(&random("w", &[64, 48, kernel, kernel])?)?;
+        let settings = ConvSettings::square(1, kernel / 2);
+        let twin = conv2d(&FeatureMap(Form::Plain(x.as_tensor().clone())), &w, None, settings)?.tensor()?;
+        let ours = with_precision(precision, || conv(&x, &w, settings))?;
+        let worst = |a: &Tensor, b: &Tensor| -> Result<f32> {
+            let scale = b.sqr()?.mean_all()?.sqrt()?.to_scalar::<f32>()?;
+            Ok((a - b)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()? / scale)
+        };
+        let mut error = worst(&ours, &twin)?;
+        let dy = random("dy", ours.dims())?;
+        let (ours, twin) = ((ours * &dy)?.sum_all()?.backward()?, (twin * &dy)?.sum_all()?.backward()?);
+        for var in [&x, &w] {
+            error = error.max(worst(ours.get(var).expect("ours"), twin.get(var).expect("twin"))?);
+        }
+        Ok(error)
+    };
+    for kernel in [1, 3] {
+        assert!(error(Precision::F32, kernel)? < 1e-4);
+        assert!(error(Precision::F32Exact, kernel)? < 1e-5);
+    }
+    let rounded = error(Precision::Bf16, 1)?;
+    assert!((1e-4..3e-2).contains(&rounded), "{rounded}");
+    assert!(error(Precision::Bf16, 3)? < 1e-4);
     Ok(())
 }

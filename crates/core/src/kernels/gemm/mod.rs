@@ -3,6 +3,8 @@
 //! The right operand is packed into panels on every call, which costs little beside the product and leaves nothing to
 //! keep in step with the weights. The left operand is read where it lies.
 
+pub(crate) mod at;
+mod bf16;
 mod panels;
 #[cfg(target_arch = "x86_64")]
 mod squares;

@@ -1,0 +1,48 @@
+//! The products at a precision.
+
+use super::bf16;
+use crate::kernels::precision::Precision;
+
+/// `y = x w^T + bias` for so many rows, inputs and outputs.
+pub(crate) fn linear(
+    precision: Precision,
+    (rows, c, o): (usize, usize, usize),
+    x: &[f32],
+    w: &[f32],
+    bias: Option<&[f32]>,
+    y: &mut [f32],
+) {
+    match precision {
+        Precision::Bf16 => bf16::linear(rows, c, o, x, w, bias, y),
+        Precision::F32 | Precision::F32Exact => super::linear(rows, c, o, x, w, bias, y),
+    }
+}
+
+/// `dx = dy w`, or added to `dx`.
+pub(crate) fn linear_backward_data(
+    precision: Precision,
+    (rows, c, o): (usize, usize, usize),
+    dy: &[f32],
+    w: &[f32],
+    dx: &mut [f32],
+    add: bool,
+) {
+    match precision {
+        Precision::Bf16 => bf16::linear_backward_data(rows, c, o, dy, w, dx, add),
+        Precision::F32 | Precision::F32Exact => super::linear_backward_data(rows, c, o, dy, w, dx, add),
+    }
+}
+
+/// `dw = dy^T x`.
+pub(crate) fn linear_backward_weight(
+    precision: Precision,
+    (rows, c, o): (usize, usize, usize),
+    x: &[f32],
+    dy: &[f32],
+    dw: &mut [f32],
+) {
+    match precision {
+        Precision::Bf16 => bf16::linear_backward_weight(rows, c, o, x, dy, dw),
+        Precision::F32 | Precision::F32Exact => super::linear_backward_weight(rows, c, o, x, dy, dw),
+    }
+}
