@@ -1,16 +1,17 @@
-//! How CPU operations round.
+//! How operations round.
 
 use std::cell::Cell;
 
-/// How convolutions and matrix products are computed on the CPU.
+/// How convolutions and matrix products of `f32` are computed on the CPU, and convolutions by cuDNN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Precision {
     /// 32-bit arithmetic by the fastest algorithm. 3x3 convolutions use Winograd's with 4x4 tiles, whose error is some
-    /// 10⁻⁵ of the output's size: ten times that of plain sums, a hundredth of what TF32 loses.
+    /// 10⁻⁵ of the output's size: ten times that of plain sums, a hundredth of what TF32 loses. cuDNN may use TF32, as
+    /// it does under PyTorch's defaults.
     #[default]
     F32,
-    /// 32-bit arithmetic that loses no more than plain sums do.
+    /// 32-bit arithmetic that loses no more than plain sums do; cuDNN may not use TF32.
     F32Exact,
     /// Products of linear layers and 1x1 convolutions take operands rounded to bf16 and sum in 32 bits, forward and
     /// backward; twice as fast on processors with AVX512-BF16. Weights, activations and all else stay 32-bit, as do

@@ -2,10 +2,16 @@
 //!
 //! The operation and its backward are here; the arithmetic on the CPU is three functions over slices (`forward`,
 //! `backward_data`, `backward_weight`), for which [`engine`] chooses between [`winograd`] and [`implicit`] products.
+//! Tensors of other devices and types go to [`products`] over Candle's operations, or to cuDNN.
 
+#[cfg(all(test, feature = "cuda"))]
+mod cuda_tests;
+#[cfg(feature = "cudnn")]
+mod cudnn;
 mod engine;
 mod implicit;
 mod op;
+mod products;
 mod shape;
 #[cfg(test)]
 mod tests;
@@ -97,29 +103,14 @@ pub fn conv1d(
     Ok(y.squeeze(2)?)
 }
 
-/// The twin for other devices. Candle knows one padding and one stride for both axes, and pads the input gradient of a
-/// strided convolution by the remainder of the height alone; so the input is padded and cut here to leave no remainder,
-/// and unequal strides are taken from the dense result.
+/// The twin for other tensors: by cuDNN where it is compiled in and takes the operands, by matrix products elsewhere.
 fn composed(x: &Tensor, w: &Tensor, bias: Option<&Tensor>, shape: &ConvShape) -> Result<Tensor> {
-    let [top, bottom, left, right] = shape.padding;
-    let [down, across] = shape.stride;
-    let y = if shape.stride == [1, 1] && top == bottom && top == left && top == right {
-        x.conv2d(w, top, 1, 1, shape.groups)?
-    } else {
-        let x = x.pad_with_zeros(2, top, bottom)?.pad_with_zeros(3, left, right)?;
-        let x = x.narrow(2, 0, (shape.oh - 1) * down + shape.kh)?;
-        let x = x.narrow(3, 0, (shape.ow - 1) * across + shape.kw)?.contiguous()?;
-        if down == across {
-            x.conv2d(w, 0, down, 1, shape.groups)?
-        } else {
-            let dense = x.conv2d(w, 0, 1, 1, shape.groups)?;
-            let every = |count: usize, step: usize| {
-                let places: Vec<u32> = (0..count).map(|i| (i * step) as u32).collect();
-                Tensor::from_vec(places, count, x.device())
-            };
-            dense.index_select(&every(shape.oh, down)?, 2)?.index_select(&every(shape.ow, across)?, 3)?
-        }
-    };
+    let (x, w) = (x.contiguous()?, w.contiguous()?);
+    #[cfg(feature = "cudnn")]
+    let y =
+        if cudnn::takes(&x, shape) { cudnn::conv(&x, &w, shape)? } else { products::conv(&x, &w, *shape)? };
+    #[cfg(not(feature = "cudnn"))]
+    let y = products::conv(&x, &w, *shape)?;
     match bias {
         None => Ok(y),
         Some(bias) => Ok(y.broadcast_add(&bias.reshape((1, shape.o, 1, 1))?)?),

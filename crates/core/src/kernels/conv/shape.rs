@@ -4,7 +4,7 @@
 use crate::{Error, Result};
 
 /// All extents of one convolution.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct ConvShape {
     pub n: usize,
     pub h: usize,

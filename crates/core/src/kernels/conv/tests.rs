@@ -1,11 +1,12 @@
-use candle_core::{Device, Var};
+use candle_core::{DType, Device, Var};
 
 use super::*;
-use crate::kernels::{Precision, with_precision};
+use crate::kernels::precision::{Precision, with_precision};
+use crate::kernels::test_support::assert_same;
 use crate::rng::{Key, Purpose};
 use crate::tensor::{GradCheck, check_gradients};
 
-fn random(name: &str, shape: &[usize]) -> Result<Tensor> {
+pub(super) fn random(name: &str, shape: &[usize]) -> Result<Tensor> {
     let mut stream = Key::new(1, Purpose::Data).name(name).stream();
     let values: Vec<f32> = (0..shape.iter().product()).map(|_| stream.normal() as f32).collect();
     Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
@@ -31,7 +32,7 @@ fn assert_close(a: &Tensor, b: &Tensor, what: &str) -> Result<()> {
 
 /// x, w, stride, padding, groups: stems, 1x1 with and without stride, rectangular maps and kernels, groups, depthwise,
 /// sides with different remainders, maps small enough to share a product and large enough to be cut.
-const CASES: [([usize; 4], [usize; 4], [usize; 3]); 15] = [
+pub(super) const CASES: [([usize; 4], [usize; 4], [usize; 3]); 15] = [
     ([2, 3, 8, 8], [4, 3, 3, 3], [1, 1, 1]),
     ([2, 3, 9, 7], [4, 3, 7, 7], [2, 3, 1]),
     ([3, 4, 8, 7], [6, 4, 3, 3], [2, 1, 1]),
@@ -64,6 +65,101 @@ fn agrees_with_the_twin() -> Result<()> {
         for (name, var) in [("dx", &x), ("dw", &w)] {
             let (Some(a), Some(b)) = (ours.get(var), twin.get(var)) else { panic!("{what}: no {name}") };
             assert_close(a, b, &format!("{what}, {name}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Strides and paddings that differ by side and axis: x, w, stride, padding, groups. The last one has a stride beyond
+/// the kernel, the one before it padding beyond the kernel.
+pub(super) const UNEVEN: [([usize; 4], [usize; 4], ConvSettings); 6] = [
+    ([2, 3, 9, 8], [4, 3, 3, 3], ConvSettings { stride: [2, 1], padding: [1, 0, 2, 1], groups: 1 }),
+    ([2, 4, 7, 11], [6, 2, 2, 4], ConvSettings { stride: [1, 3], padding: [0, 1, 1, 2], groups: 2 }),
+    ([3, 2, 1, 12], [3, 2, 1, 5], ConvSettings { stride: [1, 2], padding: [0, 0, 3, 0], groups: 1 }),
+    ([2, 4, 6, 6], [4, 1, 3, 3], ConvSettings { stride: [2, 2], padding: [0, 1, 0, 1], groups: 4 }),
+    ([2, 3, 5, 4], [2, 3, 2, 2], ConvSettings { stride: [2, 2], padding: [3, 4, 4, 3], groups: 1 }),
+    ([2, 3, 9, 8], [2, 3, 2, 1], ConvSettings { stride: [3, 4], padding: [1, 0, 0, 2], groups: 1 }),
+];
+
+#[test]
+fn uneven_sides_agree_with_the_twin() -> Result<()> {
+    for (x, w, settings) in UNEVEN {
+        assert_same(
+            &[random("x", &x)?, random("w", &w)?],
+            |t| conv(&t[0], &t[1], settings),
+            |t| conv2d(&FeatureMap(Form::Plain(t[0].clone())), &t[1], None, settings)?.tensor(),
+        )?;
+    }
+    Ok(())
+}
+
+#[test]
+fn the_twin_agrees_with_differences() -> Result<()> {
+    for (x, w, settings) in UNEVEN {
+        check_gradients(&[random("x", &x)?, random("w", &w)?], GradCheck::default(), |t| {
+            conv2d(&FeatureMap(Form::Plain(t[0].clone())), &t[1], None, settings)?.tensor()
+        })?;
+    }
+    Ok(())
+}
+
+/// Operands of a comparison between the CPU operation and another one.
+pub(super) struct Case<'a> {
+    pub x: [usize; 4],
+    pub w: [usize; 4],
+    pub settings: ConvSettings,
+    pub dtype: DType,
+    /// The device of the other operation.
+    pub device: &'a Device,
+    /// Allowed error of an element, relative to the largest one.
+    pub tolerance: f32,
+}
+
+impl Case<'_> {
+    /// Asserts that value, input gradient and weight gradient of the other operation are those of the CPU operation
+    /// for the same numbers.
+    pub(super) fn check(&self, other: impl Fn(&Tensor, &Tensor) -> Result<Tensor>) -> Result<()> {
+        let shapes: [(&str, &[usize]); 2] = [("x", &self.x), ("w", &self.w)];
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        for (name, shape) in shapes {
+            let rounded = random(name, shape)?.to_dtype(self.dtype)?;
+            ours.push(Var::from_tensor(&rounded.to_dtype(DType::F32)?)?);
+            theirs.push(Var::from_tensor(&rounded.to_device(self.device)?)?);
+        }
+        let y = with_precision(Precision::F32Exact, || conv(&ours[0], &ours[1], self.settings))?;
+        let y_other = other(&theirs[0], &theirs[1])?;
+        let dy = random("dy", y.dims())?.to_dtype(self.dtype)?;
+        let grads = (&y * dy.to_dtype(DType::F32)?)?.sum_all()?.backward()?;
+        let grads_other = (&y_other * dy.to_device(self.device)?)?.sum_all()?.backward()?;
+        let mut pairs = vec![("y", y.detach(), y_other.detach())];
+        for (name, ours, theirs) in [("dx", &ours[0], &theirs[0]), ("dw", &ours[1], &theirs[1])] {
+            match (grads.get(ours), grads_other.get(theirs)) {
+                (Some(ours), Some(theirs)) => pairs.push((name, ours.clone(), theirs.clone())),
+                _ => panic!("no {name}"),
+            }
+        }
+        for (name, ours, theirs) in pairs {
+            let Self { x, w, settings, dtype, tolerance, .. } = self;
+            let what = format!("{name} of {x:?} {w:?} {settings:?} {dtype:?}");
+            assert_eq!((ours.dims(), theirs.dtype()), (theirs.dims(), *dtype), "{what}");
+            let ours = values(&ours)?;
+            let theirs = values(&theirs.to_dtype(DType::F32)?)?;
+            let scale = ours.iter().fold(1e-6f32, |m, v| m.max(v.abs()));
+            for (i, (ours, theirs)) in ours.iter().zip(&theirs).enumerate() {
+                let close = (ours - theirs).abs() <= tolerance * scale;
+                assert!(close, "{what}, element {i}: {theirs} for {ours}, largest {scale}");
+            }
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn the_twin_takes_other_types() -> Result<()> {
+    for (dtype, tolerance) in [(DType::F64, 1e-5), (DType::F16, 5e-3), (DType::BF16, 4e-2)] {
+        for (x, w, settings) in UNEVEN {
+            let case = Case { x, w, settings, dtype, device: &Device::Cpu, tolerance };
+            case.check(|x, w| conv2d(&FeatureMap(Form::Plain(x.clone())), w, None, settings)?.tensor())?;
         }
     }
     Ok(())
@@ -114,6 +210,9 @@ fn constant_inputs_get_no_gradient() -> Result<()> {
     let x = random("x", &[2, 3, 5, 5])?;
     let w = Var::from_tensor(&random("w", &[4, 3, 3, 3])?)?;
     let grads = conv(&x, &w, ConvSettings::default())?.sum_all()?.backward()?;
+    assert!(grads.get(&x).is_none() && grads.get(&w).is_some());
+    let twin = conv2d(&FeatureMap(Form::Plain(x.clone())), &w, None, ConvSettings::default())?.tensor()?;
+    let grads = twin.sum_all()?.backward()?;
     assert!(grads.get(&x).is_none() && grads.get(&w).is_some());
     Ok(())
 }
