@@ -16,8 +16,9 @@ use super::simd::vectorized;
 use super::{is_native, storage};
 use crate::{Error, Result};
 
-/// The output of a layer and the input of the next one; see the [module](self).
+/// The output of a layer and the input of the next one.
 ///
+/// On the CPU, in `f32`, its values lie channels last beside Candle's graph; elsewhere it is an ordinary tensor.
 /// Made from a tensor by [`FeatureMap::new`] or [`FeatureMap::from_rows`], turned back by [`FeatureMap::tensor`] or
 /// [`FeatureMap::rows`]. Both are part of the graph.
 #[derive(Debug, Clone)]
