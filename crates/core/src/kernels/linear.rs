@@ -1,13 +1,11 @@
 //! Fully connected layer.
 
-use std::sync::Arc;
+use candle_core::Tensor;
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result as CandleResult, Shape, Tensor};
-
-use super::map::{FeatureMap, Form, Kept, Native, Slot, token_gradient, token_storage};
+use super::map::{FeatureMap, Form, Native};
 use super::memory::Buffer;
 use super::precision::{Precision, precision};
-use super::sink::param_gradient;
+use super::weighted::{Weighted, attach};
 use super::{gemm, storage};
 use crate::{Error, Result};
 
@@ -69,123 +67,32 @@ fn native(x: &Native, w: &Tensor, bias: Option<&Tensor>) -> Result<Native> {
     let mut dims = x.dims.clone();
     dims.pop();
     dims.push(outputs);
-    Native::make(dims, y, |to| {
-        // The input is kept only for the weight gradient.
-        let kept = w.track_op().then(|| Kept::of(x));
-        let op = LinearOp { extents, precision, x: kept, from: x.slot.clone(), to };
-        match bias {
-            None => x.token.apply_op2(&w, op),
-            Some(bias) => x.token.apply_op3(&w, bias, op),
-        }
-    })
+    attach(Linear { extents, precision }, x, &w, bias, dims, y)
 }
 
-#[derive(Debug)]
-struct LinearOp {
+struct Linear {
     /// Rows, inputs, outputs.
     extents: (usize, usize, usize),
     precision: Precision,
-    x: Option<Kept>,
-    from: Arc<Slot>,
-    to: Arc<Slot>,
 }
 
-impl LinearOp {
-    /// Hands the input gradient on and returns the gradients of weight and bias.
-    fn backward(
-        &self,
-        token: &Tensor,
-        w: &Tensor,
-        bias: Option<&Tensor>,
-    ) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
-        let Self { extents, precision, .. } = *self;
-        let (rows, inputs, outputs) = extents;
-        let dy = self.to.take(rows * outputs);
-        let dw = match &self.x {
-            Some(x) if w.track_op() => {
-                let mut dw = vec![0f32; outputs * inputs];
-                gemm::at::linear_backward_weight(precision, extents, &x.take()?, &dy, &mut dw);
-                param_gradient(w, dw)?
-            }
-            _ => None,
-        };
-        let d_bias = match bias {
-            Some(bias) if bias.track_op() => {
-                let mut sums = vec![0f32; outputs];
-                gemm::column_sums(rows, outputs, &dy, &mut sums);
-                param_gradient(bias, sums)?
-            }
-            _ => None,
-        };
-        if token.track_op() {
-            storage::with(w, |w| {
-                self.from.update(|gathered| {
-                    let add = gathered.is_some();
-                    let mut dx = gathered.unwrap_or_else(|| Buffer::new(rows * inputs));
-                    gemm::at::linear_backward_data(precision, extents, &dy, w, &mut dx, add);
-                    dx
-                });
-                Ok(())
-            })?;
-        }
-        Ok((dw, d_bias))
-    }
-}
+impl Weighted for Linear {
+    const NAME: &'static str = "linear";
 
-impl CustomOp2 for LinearOp {
-    fn name(&self) -> &'static str {
-        "linear"
+    fn inputs(&self) -> usize {
+        self.extents.0 * self.extents.1
     }
 
-    fn cpu_fwd(
-        &self,
-        _token: &CpuStorage,
-        _: &Layout,
-        _w: &CpuStorage,
-        _: &Layout,
-    ) -> CandleResult<(CpuStorage, Shape)> {
-        Ok(token_storage())
+    fn outputs(&self) -> (usize, usize) {
+        (self.extents.0, self.extents.2)
     }
 
-    fn bwd(
-        &self,
-        token: &Tensor,
-        w: &Tensor,
-        _y: &Tensor,
-        _dy: &Tensor,
-    ) -> CandleResult<(Option<Tensor>, Option<Tensor>)> {
-        let (dw, _) = self.backward(token, w, None)?;
-        Ok((token_gradient(token)?, dw))
-    }
-}
-
-impl CustomOp3 for LinearOp {
-    fn name(&self) -> &'static str {
-        "linear_bias"
+    fn backward_weight(&self, x: &[f32], dy: &[f32], dw: &mut [f32]) {
+        gemm::at::linear_backward_weight(self.precision, self.extents, x, dy, dw);
     }
 
-    fn cpu_fwd(
-        &self,
-        _token: &CpuStorage,
-        _: &Layout,
-        _w: &CpuStorage,
-        _: &Layout,
-        _bias: &CpuStorage,
-        _: &Layout,
-    ) -> CandleResult<(CpuStorage, Shape)> {
-        Ok(token_storage())
-    }
-
-    fn bwd(
-        &self,
-        token: &Tensor,
-        w: &Tensor,
-        bias: &Tensor,
-        _y: &Tensor,
-        _dy: &Tensor,
-    ) -> CandleResult<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (dw, d_bias) = self.backward(token, w, Some(bias))?;
-        Ok((token_gradient(token)?, dw, d_bias))
+    fn backward_data(&self, dy: &[f32], w: &[f32], dx: &mut [f32], add: bool) {
+        gemm::at::linear_backward_data(self.precision, self.extents, dy, w, dx, add);
     }
 }
 

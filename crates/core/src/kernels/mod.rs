@@ -28,6 +28,7 @@ mod storage;
 #[cfg(test)]
 mod test_support;
 mod tokens;
+mod weighted;
 
 pub use activation::relu;
 pub use attention::{attention, attention_map};
