@@ -101,6 +101,34 @@ def embed(args, net, size, batch):
     with torch.inference_mode():
         return measure(lambda: net(x), args.repeats, batch, batch=batch)
 
+def vit_small(drop_path=0.0):
+    import timm
+    return timm.create_model("vit_small_patch16_224", num_classes=0, dynamic_img_size=True, drop_path_rate=drop_path)
+
+def dino(args, batch=4):
+    torch = torch_with(args)
+    from lightly.loss import DINOLoss
+    from lightly.models.modules.heads import DINOProjectionHead
+    from lightly.models.utils import deactivate_requires_grad, update_momentum
+    student = torch.nn.ModuleList([vit_small(0.1), DINOProjectionHead(384, 2048, 256, 8192, freeze_last_layer=1)])
+    teacher = torch.nn.ModuleList([vit_small(), DINOProjectionHead(384, 2048, 256, 8192)])
+    teacher.load_state_dict(student.state_dict())
+    deactivate_requires_grad(teacher)
+    large, small = torch.randn(2 * batch, 3, 224, 224), torch.randn(4 * batch, 3, 96, 96)
+    parameters = [p for p in student.parameters() if p.requires_grad]
+    loss, optimizer = DINOLoss(output_dim=8192), torch.optim.AdamW(parameters, lr=5e-4, weight_decay=0.04)
+
+    def step():
+        update_momentum(student, teacher, m=0.996)
+        with torch.no_grad():
+            t = teacher[1](teacher[0](large))
+        s = student[1](torch.cat([student[0](large), student[0](small)]))
+        optimizer.zero_grad(set_to_none=True)
+        loss(list(t.chunk(2)), list(s.chunk(6)), epoch=1).backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 3.0)
+        optimizer.step()
+    return measure(step, args.repeats, 8 * batch, batch=batch)
+
 def pictures():
     folder = os.environ["BENCH_PICTURES"]
     return folder, [os.path.join(folder, f"{i:04}.jpg") for i in range(200)]
@@ -270,6 +298,7 @@ def startup(args):
 CASES = {
     "simclr_r18_32": lambda a: simclr(a, 18, 512, 32, 64), "simclr_r50_224": lambda a: simclr(a, 50, 2048, 224, 8),
     "moco_r18_32": moco, "embed_r18_32": lambda a: embed(a, lambda: resnet(18, True), 32, 128),
+    "dino_vits16_224": dino, "embed_vits16_224": lambda a: embed(a, vit_small, 224, 32),
     "embed_r50_224": lambda a: embed(a, lambda: resnet(50, False), 224, 32),
     "augment_cifar": lambda a: augment(a, 32, 0.5, 64), "augment_jpeg": lambda a: augment(a, 224, 1.0, 32),
     "decode_jpeg": decode, "knn": knn, "linear_probe": probe, "startup": startup,

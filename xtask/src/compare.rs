@@ -250,6 +250,12 @@ fn line(pair: &Pair) -> String {
     )
 }
 
+/// The median of the rounds; one round has no range.
+fn median(side: &Side, rounds: usize) -> String {
+    let ms = number(side.ms);
+    if rounds > 1 { format!("{ms} ± {:.0} %", 100.0 * side.range) } else { ms }
+}
+
 /// Three digits that count, or all before the point.
 fn number(x: f64) -> String {
     match x {
@@ -270,16 +276,14 @@ fn markdown(rows: &[Pair]) -> String {
             let memory = memory_ratio(pair).map(|ratio| format!("{ratio:.2}")).unwrap_or_default();
             let _ = writeln!(
                 text,
-                "| {} | {} | {} | {} | {} ± {:.0} % | {} | {} ± {:.0} % | {:.2} | {memory} |",
+                "| {} | {} | {} | {} | {} | {} | {} | {:.2} | {memory} |",
                 pair.case,
                 pair.batch,
                 pair.threads,
                 pair.ours.variant,
-                number(pair.ours.ms),
-                100.0 * pair.ours.range,
+                median(&pair.ours, pair.rounds),
                 pair.peer.variant,
-                number(pair.peer.ms),
-                100.0 * pair.peer.range,
+                median(&pair.peer, pair.rounds),
                 pair.peer.ms / pair.ours.ms
             );
         }
