@@ -9,7 +9,7 @@ use super::map::{FeatureMap, Form, Native, Output, Slot, token_gradient, token_s
 use super::memory::Buffer;
 use super::parallel::{self, Disjoint};
 use super::simd::vectorized;
-use super::storage;
+use super::{gemm, storage};
 use crate::{Error, Result};
 
 /// Largest value of each window: `[N, C, H, W]` to `[N, C, OH, OW]` with
@@ -188,15 +188,6 @@ vectorized! {
             *dx += if *place == tap { *dy } else { 0.0 };
         }
     }
-
-    /// Sums the rows of `x`, `[rows, C]`.
-    fn sum_rows(x: &[f32], sums: &mut [f32]) {
-        for row in x.chunks_exact(sums.len()) {
-            for (sum, x) in sums.iter_mut().zip(row) {
-                *sum += x;
-            }
-        }
-    }
 }
 
 /// The mean over height and width: `[N, C, H, W]` to `[N, C]`.
@@ -217,7 +208,7 @@ pub fn global_avg_pool(x: &FeatureMap) -> Result<Tensor> {
             let pixels = h * w;
             let mut out = vec![0f32; n * c];
             out.par_chunks_exact_mut(c).zip(x.values.par_chunks_exact(pixels * c)).for_each(|(means, x)| {
-                sum_rows(x, means);
+                gemm::add_rows(x, means);
                 means.iter_mut().for_each(|mean| *mean /= pixels as f32);
             });
             Ok(x.token.apply_op1(AveragePoolOp {
