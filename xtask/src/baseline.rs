@@ -9,7 +9,7 @@ use contrastive_core::data::Batch;
 use contrastive_core::dist::Comm;
 use contrastive_core::experiment::{MethodConfig, RunConfig};
 use contrastive_core::loss::cross_entropy;
-use contrastive_core::nn::{Encoder, Linear, Mode, Module, ParamStore, ResNet, ResNetConfig};
+use contrastive_core::nn::{Backbone, BackboneConfig, Encoder, Linear, Mode, Module, ParamStore};
 use contrastive_core::train::{Method, Progress, StepOutput};
 use contrastive_core::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -19,14 +19,14 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields)]
 pub struct SupervisedConfig {
     /// The backbone.
-    pub backbone: ResNetConfig,
+    pub backbone: BackboneConfig,
     /// The number of classes.
     pub classes: usize,
 }
 
 impl SupervisedConfig {
     /// The run that differs from `run` in the method alone: one view of each sample, and its label.
-    pub fn beside<M>(run: &RunConfig<M>, backbone: ResNetConfig, classes: usize) -> RunConfig<Self> {
+    pub fn beside<M>(run: &RunConfig<M>, backbone: BackboneConfig, classes: usize) -> RunConfig<Self> {
         let mut view = run.augment.views[0].clone();
         view.count = 1;
         RunConfig {
@@ -62,7 +62,7 @@ impl MethodConfig for SupervisedConfig {
 
     fn build(&self, seed: u64, device: &Device) -> Result<Box<dyn Method>> {
         let params = ParamStore::new(seed, device);
-        let backbone = ResNet::new(&params.builder().pp("backbone"), &self.backbone)?;
+        let backbone = Backbone::new(&params.builder().pp("backbone"), &self.backbone)?;
         let classifier =
             Linear::torch_default(&params.builder().pp("classifier"), backbone.width(), self.classes)?;
         Ok(Box::new(Supervised { params, backbone, classifier }))
@@ -71,7 +71,7 @@ impl MethodConfig for SupervisedConfig {
 
 struct Supervised {
     params: ParamStore,
-    backbone: ResNet,
+    backbone: Backbone,
     classifier: Linear,
 }
 

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use candle_core::Device;
 use contrastive_core::augment::EvalTransform;
 use contrastive_core::experiment::{MethodConfig, RunConfig, RunOptions, fit};
-use contrastive_core::nn::ResNetConfig;
+use contrastive_core::nn::BackboneConfig;
 use contrastive_core::train::config::{layered, read, to_toml_string};
 use contrastive_core::train::{Method, Outcome};
 use contrastive_simclr::SimClrConfig;
@@ -38,7 +38,7 @@ fn unknown<T>(method: &str) -> Result<T> {
 /// A checked run configuration whose method is known at run time only.
 pub struct Plan {
     run: Box<dyn AnyRun>,
-    backbone: ResNetConfig,
+    backbone: BackboneConfig,
 }
 
 impl Plan {
@@ -103,7 +103,7 @@ pub trait AnyRun: Send + Sync {
         options: RunOptions<'_>,
     ) -> contrastive_core::Result<(Box<dyn Method>, Outcome)>;
     /// The supervised run beside this one.
-    fn supervised(&self, backbone: ResNetConfig, classes: usize) -> Box<dyn AnyRun>;
+    fn supervised(&self, backbone: BackboneConfig, classes: usize) -> Box<dyn AnyRun>;
 }
 
 impl<M: MethodConfig + 'static> AnyRun for RunConfig<M> {
@@ -143,7 +143,7 @@ impl<M: MethodConfig + 'static> AnyRun for RunConfig<M> {
         fit(self, source, options)
     }
 
-    fn supervised(&self, backbone: ResNetConfig, classes: usize) -> Box<dyn AnyRun> {
+    fn supervised(&self, backbone: BackboneConfig, classes: usize) -> Box<dyn AnyRun> {
         Box::new(SupervisedConfig::beside(self, backbone, classes))
     }
 }

@@ -42,8 +42,12 @@ pub struct Arguments {
     /// A tenth of the epochs: shows that everything runs, not what it reaches; so never among the results.
     #[arg(long, requires = "out")]
     quick: bool,
+    /// A setting over the tier's preset: `train.precision=bf16`. Only the method is run then, and never among the
+    /// results.
+    #[arg(long = "set", value_name = "KEY=VALUE", requires = "out")]
+    set: Vec<String>,
     /// Only rewrite the tables and figures in the documentation from what was measured before.
-    #[arg(long = "tables", conflicts_with_all = ["out", "data", "seed", "resume", "quick"])]
+    #[arg(long = "tables", conflicts_with_all = ["out", "data", "seed", "resume", "quick", "set"])]
     only_tables: bool,
     /// Where results and run directories go. Tables in the documentation are rewritten only without it.
     #[arg(long)]
@@ -224,17 +228,20 @@ impl Session<'_> {
         let mut curves = Vec::new();
         for (i, &seed) in seeds.iter().enumerate() {
             let plan = self.plan(method, seed)?;
-            if i == 0 {
+            let beside = self.arguments.set.is_empty();
+            if i == 0 && beside {
                 let (train, test) = self.features(plan.eval(), |x| Ok(x.flatten_from(1)?))?;
                 self.rows(&mut rows, method, "pixels", &plan, 0.0, &train, &test)?;
             }
-            let untrained = plan.untrained(&self.device)?;
-            let (train, test) = self.features(plan.eval(), |x| untrained.features(x))?;
-            self.rows(&mut rows, method, "random", &plan, 0.0, &train, &test)?;
+            if beside {
+                let untrained = plan.untrained(&self.device)?;
+                let (train, test) = self.features(plan.eval(), |x| untrained.features(x))?;
+                self.rows(&mut rows, method, "random", &plan, 0.0, &train, &test)?;
+            }
             curves.push(self.trained(&mut rows, method, &plan)?);
             // What is measured stays measured if the rest is interrupted.
             results::merge(&self.results, rows.clone())?;
-            if i == 0 {
+            if i == 0 && beside {
                 let supervised = plan.supervised(self.train.classes());
                 curves.push(self.trained(&mut rows, method, &supervised)?);
             }
@@ -245,7 +252,8 @@ impl Session<'_> {
 
     fn plan(&self, method: &str, seed: u64) -> Result<Plan> {
         let preset = self.arguments.tier.setting().1;
-        let mut set = vec![format!("train.seed={seed}")];
+        let mut set = self.arguments.set.clone();
+        set.push(format!("train.seed={seed}"));
         if self.arguments.quick {
             let epochs = Plan::new(method, preset, None, &[])?.epochs();
             set.push(format!("train.epochs={}", (epochs / 10).max(1)));

@@ -6,7 +6,7 @@ use contrastive_core::data::Batch;
 use contrastive_core::dist::single;
 use contrastive_core::experiment::MethodConfig;
 use contrastive_core::loss::info_nce_queue;
-use contrastive_core::nn::{Encoder, Init, Mlp, MlpLayer, Mode, Module, ParamStore, ResNet, ResNetConfig};
+use contrastive_core::nn::{Encoder, Mlp, MlpLayer, Mode, Module, ParamStore, ResNet, ResNetConfig};
 use contrastive_core::optim::{Gradients, Optimizer, OptimizerConfig, ParamGroups, SgdConfig};
 use contrastive_core::state::{Buffers, ema_update};
 use contrastive_core::tensor::l2_normalize;
@@ -19,7 +19,7 @@ use crate::measure::{Timing, time};
 /// SimCLR as lightly builds it.
 pub(super) fn simclr(backbone: ResNetConfig, hidden: usize) -> Result<Box<dyn Method>> {
     let config = SimClrConfig {
-        backbone,
+        backbone: backbone.into(),
         head: HeadConfig { hidden: Some(hidden), output: 128, layers: 2, style: HeadStyle::Torch },
         temperature: 0.5,
         loss: LossForm::Paper,
@@ -89,14 +89,8 @@ impl Momentum {
         let params = ParamStore::new(0, &Device::Cpu);
         let b = params.builder();
         let backbone = ResNet::new(&b.pp("backbone"), &ResNetConfig::cifar(18))?;
-        let layer = |width: usize, relu: bool| MlpLayer {
-            width,
-            weight: Init::TorchDefault,
-            bias: Some(Init::Const(0.0)),
-            norm: None,
-            relu,
-        };
-        let head = Mlp::new(&b.pp("head"), backbone.width(), &[layer(512, true), layer(128, false)])?;
+        let layers = [MlpLayer::linear(512).relu(), MlpLayer::linear(128)];
+        let head = Mlp::new(&b.pp("head"), backbone.width(), &layers)?;
         Ok(Self { params, backbone, head })
     }
 

@@ -2,7 +2,7 @@
 
 use candle_core::Device;
 use contrastive_core::experiment::MethodConfig;
-use contrastive_core::nn::ResNetConfig;
+use contrastive_core::nn::BackboneConfig;
 use contrastive_core::train::Method;
 use contrastive_core::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ use crate::method::SimClr;
 #[serde(deny_unknown_fields)]
 pub struct SimClrConfig {
     /// The encoder f.
-    pub backbone: ResNetConfig,
+    pub backbone: BackboneConfig,
     /// The head g.
     pub head: HeadConfig,
     /// τ, above 0: 0.1 on ImageNet, 0.5 on CIFAR-10.

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use contrastive_core::Result;
 use contrastive_core::nn::{
-    BatchNormConfig, BatchNormKind, Builder, Encoder, Init, Mlp, MlpLayer, Mode, Module, ResNet, ResNetConfig,
+    Activation, Backbone, BatchNormConfig, BatchNormKind, Builder, Encoder, Init, Mlp, MlpLayer, Mode, Module,
 };
 
 use crate::config::{HeadStyle, SimClrConfig};
@@ -13,7 +13,7 @@ use crate::weights::{BACKBONE, HEAD};
 #[derive(Debug)]
 pub struct SimClrModel {
     /// f: `[N, C, H, W]` to `[N, width]`.
-    pub backbone: ResNet,
+    pub backbone: Backbone,
     /// g: `[N, width]` to `[N, D]`.
     pub head: Mlp,
 }
@@ -25,7 +25,7 @@ impl SimClrModel {
     /// Settings that no network has.
     pub fn new(b: &Builder, config: &SimClrConfig) -> Result<Self> {
         let kind = if config.sync_batch_norm { BatchNormKind::Sync } else { BatchNormKind::Local };
-        let backbone = ResNet::new(&b.pp(BACKBONE), &ResNetConfig { norm: kind, ..config.backbone })?;
+        let backbone = Backbone::new(&b.pp(BACKBONE), &config.backbone.with_norm(kind))?;
         let layers = head_layers(config, backbone.width(), kind);
         let head = Mlp::new(&b.pp(HEAD), backbone.width(), &layers)?;
         Ok(Self { backbone, head })
@@ -54,7 +54,7 @@ fn head_layers(config: &SimClrConfig, width: usize, kind: BatchNormKind) -> Vec<
                 weight,
                 bias: None,
                 norm: Some(if last { BatchNormConfig { beta: last_beta, ..norm } } else { norm }),
-                relu: !last,
+                activation: if last { Activation::None } else { Activation::Relu },
             }
         })
         .collect()

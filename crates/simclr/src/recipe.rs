@@ -1,11 +1,10 @@
 //! Presets: the paper's settings, the official repository's where they differ, and small ones.
 
-use contrastive_core::augment::{
-    BlurKernel, CIFAR_MEAN, CIFAR_STD, ColorSpace, EvalTransform, Interpolation, Op, Recipe, ViewRecipe,
-};
-use contrastive_core::experiment::{OptimConfig, RunConfig};
-use contrastive_core::nn::{Init, ResNetConfig, Shortcut, Stem};
-use contrastive_core::optim::{LarsConfig, LarsVariant, LrScaling, OptimizerConfig, Schedule, SgdConfig};
+use contrastive_core::augment::ops::{bicubic_crop, flip, gray, jitter, view};
+use contrastive_core::augment::{BlurKernel, EvalTransform, Interpolation, Op, Recipe};
+use contrastive_core::experiment::{OptimConfig, RunConfig, tiers};
+use contrastive_core::nn::{BackboneConfig, Init, ResNetConfig, Shortcut, Stem};
+use contrastive_core::optim::{LarsConfig, LarsVariant, LrScaling, OptimizerConfig, Schedule};
 use contrastive_core::train::TrainConfig;
 use contrastive_core::{Error, Result};
 
@@ -46,25 +45,12 @@ pub fn preset(name: &str) -> Result<RunConfig<SimClrConfig>> {
 /// The paper's augmentation (appendix A) with jitter strength `s`, for square crops of `size` pixels: two views, inputs
 /// left in [0, 1].
 fn two_views(size: usize, s: f64, blur: bool) -> Recipe {
-    let mut ops = vec![
-        Op::RandomResizedCrop {
-            size,
-            scale: [0.08, 1.0],
-            ratio: [3.0 / 4.0, 4.0 / 3.0],
-            interpolation: Interpolation::Bicubic,
-        },
-        Op::RandomFlip { p: 0.5 },
-        Op::ColorJitter { brightness: 0.8 * s, contrast: 0.8 * s, saturation: 0.8 * s, hue: 0.2 * s, p: 0.8 },
-        Op::RandomGrayscale { p: 0.2 },
-    ];
+    let mut ops =
+        vec![bicubic_crop(size, [0.08, 1.0]), flip(), jitter([0.8 * s, 0.8 * s, 0.8 * s, 0.2 * s], 0.8), gray()];
     if blur {
         ops.push(Op::RandomBlur { p: 0.5, sigma: [0.1, 2.0], kernel: BlurKernel::True });
     }
-    views(ops)
-}
-
-fn views(ops: Vec<Op>) -> Recipe {
-    Recipe { color: ColorSpace::Rgb, views: vec![ViewRecipe { name: "view".into(), count: 2, ops }] }
+    Recipe { views: vec![view("view", 2, ops)], ..Recipe::default() }
 }
 
 /// The central `crop` pixels of images whose shorter side is `resize`; inputs in [0, 1]: SimCLR normalises nothing.
@@ -79,20 +65,22 @@ fn lars(base: f64, weight_decay: f64) -> OptimConfig {
     OptimConfig {
         lr: base,
         lr_scaling: LrScaling::Linear { reference_batch: 256 },
-        schedule: Schedule::WarmupCosine { warmup_epochs: 10.0, end: 0.0 },
+        schedule: Schedule::WarmupCosine { warmup_epochs: 10.0, end: 0.0, start: 0.0 },
         optimizer: OptimizerConfig::Lars(LarsConfig { weight_decay, ..LarsConfig::new(LarsVariant::SimClr) }),
+        weight_decay_end: None,
     }
 }
 
 /// SimCLR's own network: TensorFlow's initialiser, a projection in every group's first block, last gamma 0.
-fn official_backbone(depth: usize, stem: Stem) -> ResNetConfig {
-    ResNetConfig {
+fn official_backbone(depth: usize, stem: Stem) -> BackboneConfig {
+    let network = ResNetConfig {
         stem,
         zero_init_residual: true,
         shortcut: Shortcut::ProjectFirst,
         conv_init: Init::VarianceScalingFanIn,
         ..ResNetConfig::torchvision(depth)
-    }
+    };
+    network.into()
 }
 
 fn imagenet(weight_decay: f64) -> RunConfig<SimClrConfig> {
@@ -141,7 +129,7 @@ fn cifar10_repository() -> RunConfig<SimClrConfig> {
 /// torchvision's network at a quarter of the width with lightly's head: for the small tiers.
 fn narrow(temperature: f64) -> SimClrConfig {
     SimClrConfig {
-        backbone: ResNetConfig { base_width: 16, ..ResNetConfig::cifar(18) },
+        backbone: tiers::narrow_resnet().into(),
         head: HeadConfig { hidden: Some(512), output: 128, layers: 2, style: HeadStyle::Torch },
         temperature,
         loss: LossForm::Paper,
@@ -149,49 +137,12 @@ fn narrow(temperature: f64) -> SimClrConfig {
     }
 }
 
-/// Crop, flip, jitter of strength 0.5, grey; normalised by `mean` and `std`.
-fn light_views(size: usize, flip: f64, mean: [f32; 3], std: [f32; 3]) -> Recipe {
-    views(vec![
-        Op::RandomResizedCrop {
-            size,
-            scale: [0.2, 1.0],
-            ratio: [3.0 / 4.0, 4.0 / 3.0],
-            interpolation: Interpolation::Bilinear,
-        },
-        Op::RandomFlip { p: flip },
-        Op::ColorJitter { brightness: 0.4, contrast: 0.4, saturation: 0.4, hue: 0.1, p: 0.8 },
-        Op::RandomGrayscale { p: 0.2 },
-        Op::Normalize { mean: mean.to_vec(), std: std.to_vec() },
-    ])
-}
-
 fn cifar10_small() -> RunConfig<SimClrConfig> {
-    RunConfig {
-        method: narrow(0.5),
-        train: TrainConfig { epochs: 10, batch_size: 256, ..TrainConfig::default() },
-        optim: OptimConfig {
-            lr: 0.06,
-            lr_scaling: LrScaling::Linear { reference_batch: 128 },
-            schedule: Schedule::WarmupCosine { warmup_epochs: 0.0, end: 0.0 },
-            optimizer: OptimizerConfig::Sgd(SgdConfig { weight_decay: 5e-4, ..SgdConfig::default() }),
-        },
-        augment: light_views(32, 0.5, CIFAR_MEAN, CIFAR_STD),
-        eval: EvalTransform::as_is(CIFAR_MEAN, CIFAR_STD),
-    }
+    tiers::cifar10_small(narrow(0.5), 2)
 }
 
 fn smoke() -> RunConfig<SimClrConfig> {
-    let (mean, std) = ([0.5; 3], [0.25; 3]);
-    let base = cifar10_small();
-    RunConfig {
-        method: narrow(0.2),
-        train: TrainConfig { epochs: 16, batch_size: 96, ..base.train },
-        // Views of 20 pixels of the 32-pixel photographs cost 0.4 of full ones, and show a hand about as large as the
-        // whole photograph does. A mirrored hand can be another sign, so no flip.
-        augment: light_views(20, 0.0, mean, std),
-        eval: EvalTransform::as_is(mean, std),
-        optim: OptimConfig { lr: 0.1, ..base.optim },
-    }
+    tiers::smoke(narrow(0.2), 2)
 }
 
 #[cfg(test)]

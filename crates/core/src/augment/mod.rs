@@ -14,6 +14,7 @@ mod geometry;
 mod hsv;
 mod image;
 mod normalize;
+pub mod ops;
 mod recipe;
 mod resize;
 

@@ -123,7 +123,7 @@ pub struct ViewRecipe {
 /// much it drew. Within an operation the draws are, in this order: whether it is applied; then
 /// its values (crop: see [`super::random_resized_crop_box`]; jitter: the order of its four parts, then the factors of
 /// brightness, contrast, saturation and hue, drawn for a part of strength 0 too; blur: sigma).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
     /// What the output channels are.

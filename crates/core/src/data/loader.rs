@@ -121,6 +121,10 @@ impl<S: Source + 'static, T: Transform<S::Sample> + 'static> Loader<S, T> {
 }
 
 impl<S: Source + 'static, T: Transform<S::Sample> + 'static> Batches for Loader<S, T> {
+    fn samples(&self) -> u64 {
+        self.source.len() as u64
+    }
+
     fn steps_per_epoch(&self) -> u64 {
         let (count, size) = (self.source.len(), self.options.batch_size);
         let steps = if self.options.drop_last { count / size } else { count.div_ceil(size) };

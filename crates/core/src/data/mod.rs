@@ -175,6 +175,9 @@ impl Batch {
 
 /// Batches of an epoch, in order: what the training loop asks of a loader.
 pub trait Batches: Send + Sync {
+    /// The number of samples; [`Batch::indices`] are below it.
+    fn samples(&self) -> u64;
+
     /// Steps in an epoch (the last, smaller batch is dropped).
     fn steps_per_epoch(&self) -> u64;
 

@@ -3,10 +3,21 @@
 use candle_core::Tensor;
 
 use super::{BatchNorm, BatchNormConfig, Builder, Init, Linear, MapModule, Mode, Module};
-use crate::kernels::{FeatureMap, relu};
+use crate::kernels::{FeatureMap, gelu, relu};
 use crate::{Error, Result};
 
-/// One layer of an [`Mlp`]: linear, then batch norm, then ReLU.
+/// What follows a layer of an [`Mlp`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// Nothing.
+    None,
+    /// ReLU.
+    Relu,
+    /// The exact GELU.
+    Gelu,
+}
+
+/// One layer of an [`Mlp`]: linear, then batch norm, then the activation.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct MlpLayer {
     /// Width of the output.
@@ -17,20 +28,46 @@ pub struct MlpLayer {
     pub bias: Option<Init>,
     /// The batch norm behind it, if any.
     pub norm: Option<BatchNormConfig>,
-    /// Whether a ReLU comes last.
-    pub relu: bool,
+    /// What comes last.
+    pub activation: Activation,
+}
+
+impl MlpLayer {
+    /// Linear with PyTorch's initialiser and bias, and nothing behind it.
+    pub fn linear(width: usize) -> Self {
+        let torch = Init::TorchDefault;
+        Self { width, weight: torch, bias: Some(torch), norm: None, activation: Activation::None }
+    }
+
+    /// The same without bias.
+    #[must_use]
+    pub fn without_bias(self) -> Self {
+        Self { bias: None, ..self }
+    }
+
+    /// The same with batch norm behind it.
+    #[must_use]
+    pub fn norm(self, norm: BatchNormConfig) -> Self {
+        Self { norm: Some(norm), ..self }
+    }
+
+    /// The same with a ReLU at the end.
+    #[must_use]
+    pub fn relu(self) -> Self {
+        Self { activation: Activation::Relu, ..self }
+    }
 }
 
 #[derive(Debug)]
 struct Layer {
     linear: Linear,
     norm: Option<BatchNorm>,
-    relu: bool,
+    activation: Activation,
 }
 
 /// A stack of linear layers, `[N, I]` to `[N, O]`.
 ///
-/// Names are those of PyTorch's `nn.Sequential` with one place for each linear, batch norm and ReLU in order: SimCLR's
+/// Names are those of PyTorch's `nn.Sequential` with one place for each linear, batch norm and activation in order: SimCLR's
 /// head has `0.weight`, `1.weight`, `1.bias`, `3.weight`, `4.weight` (and `running_*`), MoCo v2's `0.{weight,bias}`,
 /// `2.{weight,bias}`.
 #[derive(Debug)]
@@ -61,9 +98,9 @@ impl Mlp {
                     Some(norm)
                 }
             };
-            place += usize::from(layer.relu);
+            place += usize::from(layer.activation != Activation::None);
             width = layer.width;
-            built.push(Layer { linear, norm, relu: layer.relu });
+            built.push(Layer { linear, norm, activation: layer.activation });
         }
         Ok(Self { layers: built, width: last.width })
     }
@@ -86,11 +123,13 @@ impl Mlp {
         let mut outputs: Vec<FeatureMap> = Vec::with_capacity(self.layers.len());
         for layer in &self.layers {
             let x = layer.linear.forward_rows(outputs.last().unwrap_or(&input), mode)?;
-            outputs.push(match (&layer.norm, layer.relu) {
-                (Some(norm), true) => norm.forward_relu(&x, None, mode)?,
-                (Some(norm), false) => norm.forward_map(&x, mode)?,
-                (None, true) => relu(&x)?,
-                (None, false) => x,
+            outputs.push(match (&layer.norm, layer.activation) {
+                (Some(norm), Activation::Relu) => norm.forward_relu(&x, None, mode)?,
+                (Some(norm), Activation::Gelu) => gelu(&norm.forward_map(&x, mode)?)?,
+                (Some(norm), Activation::None) => norm.forward_map(&x, mode)?,
+                (None, Activation::Relu) => relu(&x)?,
+                (None, Activation::Gelu) => gelu(&x)?,
+                (None, Activation::None) => x,
             });
         }
         Ok(outputs)

@@ -1,5 +1,6 @@
 //! Parameter store, layers, initialisers and backbones. Parameter names are torchvision's and timm's.
 
+mod backbone;
 mod heads;
 mod layers;
 mod mode;
@@ -10,7 +11,8 @@ mod resnet;
 mod tests;
 mod vit;
 
-pub use heads::{Mlp, MlpLayer};
+pub use backbone::{Backbone, BackboneConfig};
+pub use heads::{Activation, Mlp, MlpLayer};
 pub use layers::{
     BatchNorm, BatchNormConfig, BatchNormKind, Conv2d, Conv2dConfig, LayerNorm, Linear, MaxPool2d, Relu,
 };

@@ -242,9 +242,9 @@ fn passes_without_gradients_build_no_graph() -> Result<()> {
 fn head(b: &Builder, inputs: usize) -> Result<Mlp> {
     let norm = BatchNormConfig::default();
     let hidden =
-        MlpLayer { width: inputs, weight: Init::Normal(0.01), bias: None, norm: Some(norm), relu: true };
+        MlpLayer { width: inputs, weight: Init::Normal(0.01), bias: None, norm: Some(norm), activation: Activation::Relu };
     let last_norm = Some(BatchNormConfig { beta: None, ..norm });
-    Mlp::new(b, inputs, &[hidden, MlpLayer { width: 8, norm: last_norm, relu: false, ..hidden }])
+    Mlp::new(b, inputs, &[hidden, MlpLayer { width: 8, norm: last_norm, activation: Activation::None, ..hidden }])
 }
 
 #[test]

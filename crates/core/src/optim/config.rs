@@ -160,6 +160,15 @@ impl OptimizerConfig {
         }
     }
 
+    /// λ.
+    pub fn weight_decay(&self) -> f64 {
+        match self {
+            Self::Sgd(c) => c.weight_decay,
+            Self::Lars(c) => c.weight_decay,
+            Self::AdamW(c) | Self::Adam(c) => c.weight_decay,
+        }
+    }
+
     /// The optimiser of the store's parameters, with fresh state.
     ///
     /// # Errors

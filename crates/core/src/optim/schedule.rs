@@ -21,10 +21,10 @@ pub fn cosine(a: f64, b: f64, t: f64, total: f64) -> f64 {
 pub enum Schedule {
     /// The base rate at every step. (Written with braces so that unknown keys are refused.)
     Constant {},
-    /// Linear warm-up from 0, then cosine to `end`, changing at every step (SimCLR, BYOL, MoCo v3, SwAV).
+    /// Linear warm-up from `start`, then cosine to `end`, changing at every step (SimCLR, BYOL, MoCo v3, SwAV).
     ///
     /// With `W = round(warmup_epochs * steps_per_epoch)` and `T` steps in all, step `s` (from 0) gets
-    /// `base * s / W` while `s < W`: the very first step has rate 0, step `W` the first full one. From there it is
+    /// `start + (base - start) * s / W` while `s < W`: the very first step has rate `start`, step `W` the first full one. From there it is
     /// [`cosine`]`(base, end, s - W, T - W)`, so `end` would be reached by step `T`, one after the last.
     WarmupCosine {
         /// Length of the warm-up in epochs, fractions allowed, at least 0.
@@ -32,6 +32,9 @@ pub enum Schedule {
         /// The rate at the end, absolute (not a fraction of the base), at least 0. Default 0.
         #[serde(default)]
         end: f64,
+        /// The rate of the first step of the warm-up, absolute, at least 0. Default 0 (SwAV: 0.3).
+        #[serde(default)]
+        start: f64,
     },
     /// The base rate times `gamma` for each milestone reached, changing at epochs (MoCo's linear probe: 60 and 80 of
     /// 100, 0.1). Epoch `m`, counted from 0, is the first with the rate that milestone `m` brings.
@@ -40,6 +43,13 @@ pub enum Schedule {
         milestones: Vec<u64>,
         /// Factor, above 0.
         gamma: f64,
+    },
+    /// The base rate times `factors[i]` from epoch `milestones[i]` on (InvaSpread: 0.1, 0.05, 0.01).
+    Factors {
+        /// Epochs, strictly ascending.
+        milestones: Vec<u64>,
+        /// One factor of the base rate for each milestone, above 0.
+        factors: Vec<f64>,
     },
     /// `base * (1 + cos(π epoch / epochs)) / 2`, changing at epochs (MoCo v2, SimSiam; PyTorch's `CosineAnnealingLR`
     /// stepped once an epoch).
@@ -54,17 +64,24 @@ impl Schedule {
     pub fn check(&self, at: &str) -> Result<()> {
         match self {
             Self::Constant {} | Self::CosinePerEpoch {} => Ok(()),
-            Self::WarmupCosine { warmup_epochs, end } => {
-                for (key, value) in [("warmup_epochs", *warmup_epochs), ("end", *end)] {
+            Self::WarmupCosine { warmup_epochs, end, start } => {
+                for (key, value) in [("warmup_epochs", *warmup_epochs), ("end", *end), ("start", *start)] {
                     require(value >= 0.0 && value.is_finite(), at, key, "at least 0 and finite", value)?;
                 }
                 Ok(())
             }
-            Self::Step { milestones, gamma } => {
-                if !milestones.is_sorted_by(|a, b| a < b) {
-                    let reason = format!("must be strictly ascending epochs, got {milestones:?}");
-                    return Err(Error::config(format!("{at}.milestones"), reason));
+            Self::Factors { milestones, factors } => {
+                ascending(milestones, at)?;
+                if milestones.len() != factors.len() {
+                    let reason = format!("{} for {} milestones", factors.len(), milestones.len());
+                    return Err(Error::config(format!("{at}.factors"), reason));
                 }
+                factors.iter().try_for_each(|&factor| {
+                    require(factor > 0.0 && factor.is_finite(), at, "factors", "above 0 and finite", factor)
+                })
+            }
+            Self::Step { milestones, gamma } => {
+                ascending(milestones, at)?;
                 require(*gamma > 0.0 && gamma.is_finite(), at, "gamma", "above 0 and finite", *gamma)
             }
         }
@@ -74,11 +91,11 @@ impl Schedule {
     pub fn lr_at(&self, progress: &Progress, base: f64) -> f64 {
         match self {
             Self::Constant {} => base,
-            Self::WarmupCosine { warmup_epochs, end } => {
+            Self::WarmupCosine { warmup_epochs, end, start } => {
                 let warmup = (warmup_epochs * progress.steps_per_epoch as f64).round();
                 let step = progress.step as f64;
                 if step < warmup {
-                    base * step / warmup
+                    start + (base - start) * step / warmup
                 } else {
                     cosine(base, *end, step - warmup, progress.total_steps as f64 - warmup)
                 }
@@ -87,9 +104,21 @@ impl Schedule {
                 let reached = milestones.iter().filter(|&&milestone| milestone <= progress.epoch).count();
                 base * gamma.powf(reached as f64)
             }
+            Self::Factors { milestones, factors } => {
+                let reached = milestones.iter().zip(factors).filter(|(m, _)| **m <= progress.epoch).last();
+                base * reached.map_or(1.0, |(_, factor)| *factor)
+            }
             Self::CosinePerEpoch {} => cosine(base, 0.0, progress.epoch as f64, progress.total_epochs as f64),
         }
     }
+}
+
+fn ascending(milestones: &[u64], at: &str) -> Result<()> {
+    if milestones.is_sorted_by(|a, b| a < b) {
+        return Ok(());
+    }
+    let reason = format!("must be strictly ascending epochs, got {milestones:?}");
+    Err(Error::config(format!("{at}.milestones"), reason))
 }
 
 /// How the base rate follows the global batch size `B`; in a file, the table's `kind` is `"none"`, `"linear"` or
@@ -143,14 +172,16 @@ mod tests {
 
     #[test]
     fn warm_up_then_cosine_step_by_step() {
-        let schedule = Schedule::WarmupCosine { warmup_epochs: 2.0, end: 0.1 };
+        let schedule = Schedule::WarmupCosine { warmup_epochs: 2.0, end: 0.1, start: 0.0 };
         let lr = |step| schedule.lr_at(&at(step), 1.0);
         assert_eq!((lr(0), lr(1), lr(19), lr(20)), (0.0, 0.05, 0.95, 1.0));
         assert!((lr(60) - 0.55).abs() < 1e-12, "half way between base and end");
         assert!(lr(99) > 0.1 && lr(99) < 0.1004 && (lr(100) - 0.1).abs() < 1e-12);
-        let none = Schedule::WarmupCosine { warmup_epochs: 0.0, end: 0.0 };
+        let none = Schedule::WarmupCosine { warmup_epochs: 0.0, end: 0.0, start: 0.5 };
         assert_eq!(none.lr_at(&at(0), 1.0), 1.0);
-        let only = Schedule::WarmupCosine { warmup_epochs: 20.0, end: 0.0 };
+        let raised = Schedule::WarmupCosine { warmup_epochs: 2.0, end: 0.0, start: 0.5 };
+        assert_eq!((raised.lr_at(&at(0), 1.0), raised.lr_at(&at(10), 1.0)), (0.5, 0.75));
+        let only = Schedule::WarmupCosine { warmup_epochs: 20.0, end: 0.0, start: 0.0 };
         assert_eq!(only.lr_at(&at(99), 2.0), 0.99);
     }
 
@@ -160,6 +191,9 @@ mod tests {
         let rates: Vec<f64> = [29, 30, 59, 60].iter().map(|&s| step.lr_at(&at(s), 1.0)).collect();
         assert!((rates[0] - 1.0).abs() + (rates[1] - 0.1).abs() < 1e-12);
         assert!((rates[2] - 0.1).abs() + (rates[3] - 0.01).abs() < 1e-12);
+        let factors = Schedule::Factors { milestones: vec![3, 6], factors: vec![0.1, 0.05] };
+        let rates: Vec<f64> = [29, 30, 59, 60].iter().map(|&s| factors.lr_at(&at(s), 2.0)).collect();
+        assert_eq!(rates, [2.0, 0.2, 0.2, 0.1]);
         let cosine = Schedule::CosinePerEpoch {};
         assert_eq!(cosine.lr_at(&at(10), 1.0), cosine.lr_at(&at(19), 1.0));
         assert_eq!(Schedule::Constant {}.lr_at(&at(42), 0.3), 0.3);
@@ -176,7 +210,7 @@ mod tests {
     #[test]
     fn files_are_read_strictly() -> Result<(), toml::de::Error> {
         let read: Schedule = toml::from_str("kind = \"warmup-cosine\"\nwarmup_epochs = 10")?;
-        assert_eq!(read, Schedule::WarmupCosine { warmup_epochs: 10.0, end: 0.0 });
+        assert_eq!(read, Schedule::WarmupCosine { warmup_epochs: 10.0, end: 0.0, start: 0.0 });
         assert!(toml::from_str::<Schedule>("kind = \"constant\"\nend = 1.0").is_err());
         assert!(toml::from_str::<Schedule>("kind = \"warmup-cosine\"\nwarm = 1.0").is_err());
         let read: LrScaling = toml::from_str("kind = \"linear\"\nreference_batch = 256")?;

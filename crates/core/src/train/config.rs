@@ -31,6 +31,8 @@ pub struct TrainConfig {
     pub log_every_steps: u64,
     /// Gradients with a larger l2 norm than this (over all parameters) are scaled down to it.
     pub grad_clip: Option<f64>,
+    /// Whether `grad_clip` is for each parameter's own norm instead (DINO).
+    pub grad_clip_each: bool,
     /// How operations on the CPU round.
     pub precision: Precision,
 }
@@ -46,6 +48,7 @@ impl Default for TrainConfig {
             keep_checkpoints: 2,
             log_every_steps: 10,
             grad_clip: None,
+            grad_clip_each: false,
             precision: Precision::F32,
         }
     }

@@ -59,6 +59,14 @@ pub trait Method: Send {
     /// Trained parameters and their buffers. Momentum copies are [`Method::state`], not parameters.
     fn params(&self) -> &ParamStore;
 
+    /// Called once, before anything is restored, with the number of samples in the data: memory banks are made here.
+    ///
+    /// # Errors
+    /// Whatever the method's state refuses.
+    fn prepare(&mut self, _samples: u64) -> Result<()> {
+        Ok(())
+    }
+
     /// Called before the forward pass of every step (prototype normalisation, an EMA that precedes the keys).
     ///
     /// # Errors
@@ -73,7 +81,15 @@ pub trait Method: Send {
     /// Shapes that do not fit, a rank that is gone.
     fn step(&mut self, batch: &Batch, comm: &Comm, progress: &Progress) -> Result<StepOutput>;
 
-    /// Called after every optimiser update (EMA, queue, centre, in the paper's order).
+    /// Whether this parameter stays as it is in this step, weight decay included (SwAV's prototypes and DINO's last layer
+    /// at the start of training).
+    fn frozen(&self, _parameter: &str, _progress: &Progress) -> bool {
+        false
+    }
+
+    /// Called after every optimiser update (EMA, queue, centre, in the paper's order). What [`Method::step`] brought for
+    /// the method's state belongs here: a step that ends in an error then has changed nothing, and no tensor that the
+    /// backward pass still needs is written over.
     ///
     /// # Errors
     /// Whatever the method's state refuses.

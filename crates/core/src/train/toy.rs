@@ -159,6 +159,10 @@ impl Default for ToyBatches {
 }
 
 impl Batches for ToyBatches {
+    fn samples(&self) -> u64 {
+        8 * self.steps
+    }
+
     fn steps_per_epoch(&self) -> u64 {
         self.steps
     }

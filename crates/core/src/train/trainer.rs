@@ -36,6 +36,7 @@ pub struct Trainer<'a> {
     optimizer: &'a mut dyn Optimizer,
     batches: &'a dyn Batches,
     lr: &'a (dyn Fn(&Progress) -> f64 + Sync),
+    weight_decay: Option<&'a (dyn Fn(&Progress) -> f64 + Sync)>,
     config: TrainConfig,
     comm: Comm,
     stop: Arc<AtomicBool>,
@@ -60,6 +61,7 @@ impl<'a> Trainer<'a> {
             optimizer,
             batches,
             lr,
+            weight_decay: None,
             config,
             comm: single(),
             stop: Arc::default(),
@@ -74,6 +76,13 @@ impl<'a> Trainer<'a> {
     #[must_use]
     pub fn comm(mut self, comm: Comm) -> Self {
         self.comm = comm;
+        self
+    }
+
+    /// The weight decay of each step, where it is not the optimiser's own (DINO).
+    #[must_use]
+    pub fn weight_decay(mut self, weight_decay: &'a (dyn Fn(&Progress) -> f64 + Sync)) -> Self {
+        self.weight_decay = Some(weight_decay);
         self
     }
 
@@ -115,7 +124,7 @@ impl<'a> Trainer<'a> {
     /// Trains to the end, or until the stop flag is raised. Runs on a thread of its own ([`with_big_stack`]).
     ///
     /// A step is: batch to the device, [`Method::before_step`], [`Method::step`], backward, mean of the gradients over
-    /// ranks, clipping, optimiser, [`Method::after_update`], observers, log, checkpoint. The method sees the same
+    /// ranks, clipping, [`Method::frozen`], optimiser, [`Method::after_update`], observers, log, checkpoint. The method sees the same
     /// [`Progress`] in its three calls, and so does the learning rate.
     ///
     /// # Errors
@@ -144,6 +153,7 @@ impl<'a> Trainer<'a> {
             steps_per_epoch,
         };
         let mut warnings = self.run_dir.as_ref().map_or(Vec::new(), |dir| dir.warnings().to_vec());
+        self.method.prepare(self.batches.samples())?;
         let start = self.restore(&base, &data, &mut warnings)?;
         let log = self.run_dir.as_ref().map(|dir| dir.open_log(start.unwrap_or(0))).transpose()?;
         let mut run = Run { base, data, log, saved: start, first: true, skipped: HashSet::new() };
@@ -278,7 +288,11 @@ impl<'a> Trainer<'a> {
         drop(loss);
         self.check_reach(run, progress.step, &gradients)?;
         let gradients = gradients.average(&self.comm)?;
-        let (gradients, grad_norm) = self.check_and_clip(gradients, progress.step)?;
+        let (mut gradients, grad_norm) = self.check_and_clip(gradients, progress.step)?;
+        gradients.retain(|name| !self.method.frozen(name, progress));
+        if let Some(weight_decay) = self.weight_decay {
+            self.optimizer.set_weight_decay(weight_decay(progress))?;
+        }
         self.optimizer.step(&gradients, lr)?;
         drop(gradients);
         self.method.after_update(progress)?;
@@ -341,7 +355,7 @@ impl<'a> Trainer<'a> {
         self.warn(run, step, &text)
     }
 
-    fn check_and_clip(&self, gradients: Gradients, step: u64) -> Result<(Gradients, f64)> {
+    fn check_and_clip(&self, mut gradients: Gradients, step: u64) -> Result<(Gradients, f64)> {
         let norm = gradients.norm()?;
         if !norm.is_finite() {
             for (name, gradient) in gradients.iter() {
@@ -352,12 +366,10 @@ impl<'a> Trainer<'a> {
             }
             return Err(Error::NonFinite { what: "norm of the gradient".to_string(), step });
         }
-        let gradients = match self.config.grad_clip {
-            Some(clip) if norm > clip => {
-                let scaled = gradients.iter().map(|(name, g)| Ok((name.to_string(), (g * (clip / norm))?)));
-                Gradients::from_named(scaled.collect::<Result<_>>()?)
-            }
-            _ => gradients,
+        match self.config.grad_clip {
+            Some(clip) if self.config.grad_clip_each => gradients.clip_norm_each(clip)?,
+            Some(clip) => gradients.clip_norm(clip)?,
+            None => norm,
         };
         Ok((gradients, norm))
     }

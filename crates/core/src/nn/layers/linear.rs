@@ -14,11 +14,16 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// A layer from `inputs` to `outputs` features; `bias` is none for a layer without one.
+    /// A layer from `inputs` to `outputs` features; `bias` is none for a layer without one;
+    /// [`Init::TorchDefault`] is PyTorch's also for the bias, uniform in `1 / sqrt(inputs)`.
     ///
     /// # Errors
     /// A name that exists with another shape.
     pub fn new(b: &Builder, inputs: usize, outputs: usize, weight: Init, bias: Option<Init>) -> Result<Self> {
+        let bias = match bias {
+            Some(Init::TorchDefault) => Some(Init::Uniform(1.0 / (inputs.max(1) as f64).sqrt())),
+            other => other,
+        };
         Ok(Self {
             weight: b.param("weight", (outputs, inputs), weight)?,
             bias: bias.map(|init| b.param("bias", outputs, init)).transpose()?,
@@ -30,8 +35,7 @@ impl Linear {
     /// # Errors
     /// As [`Linear::new`].
     pub fn torch_default(b: &Builder, inputs: usize, outputs: usize) -> Result<Self> {
-        let bound = 1.0 / (inputs.max(1) as f64).sqrt();
-        Self::new(b, inputs, outputs, Init::TorchDefault, Some(Init::Uniform(bound)))
+        Self::new(b, inputs, outputs, Init::TorchDefault, Some(Init::TorchDefault))
     }
 }
 

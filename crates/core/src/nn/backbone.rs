@@ -1,0 +1,104 @@
+//! The backbones that methods can be built on, by name.
+
+use candle_core::Tensor;
+
+use super::{BatchNormKind, Builder, Encoder, Mode, Module, ResNet, ResNetConfig, VisionTransformer, VitConfig};
+use crate::Result;
+
+/// A backbone and its settings; in a file, the table's `kind` is `"resnet"` or `"vit"`.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum BackboneConfig {
+    /// A residual network.
+    Resnet(ResNetConfig),
+    /// A vision transformer.
+    Vit(VitConfig),
+}
+
+impl From<ResNetConfig> for BackboneConfig {
+    fn from(config: ResNetConfig) -> Self {
+        Self::Resnet(config)
+    }
+}
+
+impl From<VitConfig> for BackboneConfig {
+    fn from(config: VitConfig) -> Self {
+        Self::Vit(config)
+    }
+}
+
+impl std::fmt::Display for BackboneConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Resnet(config) => config.fmt(f),
+            Self::Vit(config) => config.fmt(f),
+        }
+    }
+}
+
+impl BackboneConfig {
+    /// Checks every range. `at` is where these settings stand in the whole configuration.
+    ///
+    /// # Errors
+    /// [`crate::Error::Config`] with the dotted key and what is allowed.
+    pub fn check(&self, at: &str) -> Result<()> {
+        match self {
+            Self::Resnet(config) => config.check(at),
+            Self::Vit(config) => config.check(at),
+        }
+    }
+
+    /// The same with batch statistics over `kind`; a transformer has none.
+    #[must_use]
+    pub fn with_norm(self, kind: BatchNormKind) -> Self {
+        match self {
+            Self::Resnet(config) => Self::Resnet(ResNetConfig { norm: kind, ..config }),
+            Self::Vit(config) => Self::Vit(config),
+        }
+    }
+
+    /// Draws that the network needs in training ([`Mode::with_noise`]).
+    pub fn is_stochastic(&self) -> bool {
+        matches!(self, Self::Vit(config) if config.drop_path > 0.0)
+    }
+}
+
+/// A backbone: images `[N, C, H, W]` to features `[N, width]`.
+#[derive(Debug)]
+pub enum Backbone {
+    /// A residual network.
+    Resnet(ResNet),
+    /// A vision transformer.
+    Vit(VisionTransformer),
+}
+
+impl Backbone {
+    /// The network of this configuration.
+    ///
+    /// # Errors
+    /// Settings that no network has; a name that exists with another shape.
+    pub fn new(b: &Builder, config: &BackboneConfig) -> Result<Self> {
+        Ok(match config {
+            BackboneConfig::Resnet(config) => Self::Resnet(ResNet::new(b, config)?),
+            BackboneConfig::Vit(config) => Self::Vit(VisionTransformer::new(b, config)?),
+        })
+    }
+}
+
+impl Module for Backbone {
+    fn forward(&self, x: &Tensor, mode: &Mode) -> Result<Tensor> {
+        match self {
+            Self::Resnet(network) => network.forward(x, mode),
+            Self::Vit(network) => network.forward(x, mode),
+        }
+    }
+}
+
+impl Encoder for Backbone {
+    fn width(&self) -> usize {
+        match self {
+            Self::Resnet(network) => network.width(),
+            Self::Vit(network) => network.width(),
+        }
+    }
+}
