@@ -1,0 +1,1 @@
+//! What every method is held to, and SimSiam's golden numbers.
