@@ -4,10 +4,9 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
-use contrastive_core::augment::Recipe;
 use contrastive_core::data::Batch;
 use contrastive_core::dist::Comm;
-use contrastive_core::experiment::{MethodConfig, RunConfig};
+use contrastive_core::experiment::MethodConfig;
 use contrastive_core::loss::cross_entropy;
 use contrastive_core::nn::{Backbone, BackboneConfig, Encoder, Linear, Mode, Module, ParamStore};
 use contrastive_core::train::{Method, Progress, StepOutput};
@@ -22,21 +21,6 @@ pub struct SupervisedConfig {
     pub backbone: BackboneConfig,
     /// The number of classes.
     pub classes: usize,
-}
-
-impl SupervisedConfig {
-    /// The run that differs from `run` in the method alone: one view of each sample, and its label.
-    pub fn beside<M>(run: &RunConfig<M>, backbone: BackboneConfig, classes: usize) -> RunConfig<Self> {
-        let mut view = run.augment.views[0].clone();
-        view.count = 1;
-        RunConfig {
-            method: Self { backbone, classes },
-            train: run.train.clone(),
-            optim: run.optim.clone(),
-            augment: Recipe { views: vec![view], ..run.augment.clone() },
-            eval: run.eval.clone(),
-        }
-    }
 }
 
 impl MethodConfig for SupervisedConfig {

@@ -1,5 +1,4 @@
-//! The methods that can be run by name. A new method has a place in [`NAMES`], [`presets`], [`published`],
-//! [`Plan::new`] and [`Plan::read`], and nowhere else in this program.
+//! The methods that can be run by name. A new method has one line in [`methods!`], and nothing else in this program.
 
 use std::path::Path;
 
@@ -7,28 +6,73 @@ use anyhow::{Result, bail};
 use candle_core::Device;
 use contrastive_core::augment::EvalTransform;
 use contrastive_core::experiment::{MethodConfig, RunConfig, RunOptions, fit};
-use contrastive_core::nn::BackboneConfig;
 use contrastive_core::train::config::{layered, read, to_toml_string};
 use contrastive_core::train::{Method, Outcome};
-use contrastive_simclr::SimClrConfig;
 
-use crate::baseline::SupervisedConfig;
 use crate::data::Images;
 
-/// The methods.
-pub const NAMES: [&str; 1] = ["simclr"];
+/// Name, crate, and what the names of its presets begin with where a crate has several methods. In the order in which
+/// they were published.
+macro_rules! methods {
+    ($($name:literal => $module:ident, $prefix:literal;)*) => {
+        /// The methods.
+        pub const NAMES: &[&str] = &[$($name),*];
 
-/// The presets of a method, each with where it comes from.
-pub fn presets(method: &str) -> Result<&'static [(&'static str, &'static str)]> {
-    match method {
-        "simclr" => Ok(&contrastive_simclr::recipe::PRESETS),
-        _ => unknown(method),
-    }
+        /// The presets of a method, each with where it comes from. Names are without the version.
+        pub fn presets(method: &str) -> Result<Vec<(&'static str, &'static str)>> {
+            let (all, prefix): (&[(&str, &str)], &str) = match method {
+                $($name => (&$module::recipe::PRESETS, $prefix),)*
+                _ => return unknown(method),
+            };
+            let versions = NAMES.iter().filter_map(|name| prefix_of(name)).filter(|other| !other.is_empty());
+            let others: Vec<&str> = versions.filter(|other| *other != prefix).collect();
+            let own = all.iter().filter(|(name, _)| !others.iter().any(|other| name.starts_with(other)));
+            Ok(own.filter_map(|&(name, about)| Some((name.strip_prefix(prefix)?, about))).collect())
+        }
+
+        /// What the names of the presets of a method begin with in its crate.
+        pub fn prefix_of(method: &str) -> Option<&'static str> {
+            match method {
+                $($name => Some($prefix),)*
+                _ => None,
+            }
+        }
+
+        impl Plan {
+            /// The preset of a method, overlaid by a TOML file and by `key=value` settings.
+            pub fn new(method: &str, preset: &str, file: Option<&Path>, set: &[String]) -> Result<Self> {
+                match method {
+                    $($name => {
+                        let known = presets(method)?;
+                        if !known.iter().any(|(name, _)| *name == preset) {
+                            let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
+                            bail!("preset `{preset}` is unknown; known: {}", names.join(", "));
+                        }
+                        let run = $module::recipe::preset(&format!("{}{preset}", $prefix))?;
+                        Self::checked(layered(&run, file, set)?)
+                    })*
+                    _ => unknown(method),
+                }
+            }
+
+            /// The configuration that a run directory holds.
+            pub fn read(method: &str, path: &Path) -> Result<Self> {
+                match method {
+                    $($name => Self::checked(like::<_>(read(path)?, $module::recipe::preset)),)*
+                    _ => unknown(method),
+                }
+            }
+        }
+    };
 }
 
-/// The paper's linear top-1 on ImageNet for the preset of tier `paper`, in percent.
-pub fn published(method: &str) -> Option<f64> {
-    (method == "simclr").then_some(contrastive_simclr::recipe::IMAGENET_LINEAR_100_EPOCHS)
+methods! {
+    "simclr" => contrastive_simclr, "";
+}
+
+/// A value of the type that a function gives: names the configuration of a crate without naming it.
+fn like<T>(value: T, _model: fn(&str) -> contrastive_core::Result<T>) -> T {
+    value
 }
 
 fn unknown<T>(method: &str) -> Result<T> {
@@ -38,37 +82,13 @@ fn unknown<T>(method: &str) -> Result<T> {
 /// A checked run configuration whose method is known at run time only.
 pub struct Plan {
     run: Box<dyn AnyRun>,
-    backbone: BackboneConfig,
 }
 
 impl Plan {
-    /// The preset of a method, overlaid by a TOML file and by `key=value` settings.
-    pub fn new(method: &str, preset: &str, file: Option<&Path>, set: &[String]) -> Result<Self> {
-        match method {
-            "simclr" => {
-                let run = layered(&contrastive_simclr::recipe::preset(preset)?, file, set)?;
-                Self::simclr(run)
-            }
-            _ => unknown(method),
-        }
-    }
-
-    /// The configuration that a run directory holds.
-    pub fn read(method: &str, path: &Path) -> Result<Self> {
-        match method {
-            "simclr" => Self::simclr(read(path)?),
-            _ => unknown(method),
-        }
-    }
-
-    fn simclr(run: RunConfig<SimClrConfig>) -> Result<Self> {
+    /// A plan of a configuration that fits together.
+    pub fn checked<M: MethodConfig + 'static>(run: RunConfig<M>) -> Result<Self> {
         run.check()?;
-        Ok(Self { backbone: run.method.backbone, run: Box::new(run) })
-    }
-
-    /// The supervised run beside this one: the same backbone, budget and optimiser.
-    pub fn supervised(&self, classes: usize) -> Self {
-        Self { run: self.run.supervised(self.backbone, classes), backbone: self.backbone }
+        Ok(Self { run: Box::new(run) })
     }
 }
 
@@ -102,8 +122,6 @@ pub trait AnyRun: Send + Sync {
         source: Images,
         options: RunOptions<'_>,
     ) -> contrastive_core::Result<(Box<dyn Method>, Outcome)>;
-    /// The supervised run beside this one.
-    fn supervised(&self, backbone: BackboneConfig, classes: usize) -> Box<dyn AnyRun>;
 }
 
 impl<M: MethodConfig + 'static> AnyRun for RunConfig<M> {
@@ -141,9 +159,5 @@ impl<M: MethodConfig + 'static> AnyRun for RunConfig<M> {
         options: RunOptions<'_>,
     ) -> contrastive_core::Result<(Box<dyn Method>, Outcome)> {
         fit(self, source, options)
-    }
-
-    fn supervised(&self, backbone: BackboneConfig, classes: usize) -> Box<dyn AnyRun> {
-        Box::new(SupervisedConfig::beside(self, backbone, classes))
     }
 }

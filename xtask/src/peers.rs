@@ -10,8 +10,6 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Peer {
-    /// The table it stands beside (`simclr`).
-    pub table: String,
     /// The name that the same method has in our rows.
     pub method: String,
     /// The library and what it ran on, with versions.

@@ -1,6 +1,6 @@
 //! `cargo xtask reproduce`: from data to tables.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -8,22 +8,25 @@ use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
 use contrastive_core::data::{Source, Split, Subset};
 use contrastive_core::eval::{Features, Protocol};
-use contrastive_core::experiment::{RunOptions, features};
+use contrastive_core::experiment::{RunOptions, features, tiers};
 use contrastive_core::train::{Method, Observer, Outcome, ProbeMonitor};
 
+use crate::baseline::SupervisedConfig;
 use crate::data::{self, Images};
-use crate::figures::{self, Curve as Line};
-use crate::methods::{NAMES, Plan};
-use crate::progress::{Bar, Curve};
+use crate::methods::{NAMES, Plan, prefix_of};
+use crate::progress::{self, Bar};
 use crate::results::{self, Row};
-use crate::tables;
+use crate::{curves, published, tables};
 use crate::train::{Interrupted, device, stop_flag, tell_skipped};
+
+/// What every method is held against, as one of the names that can be asked for.
+const REFERENCES: &str = "references";
 
 /// Arguments of the verb.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Methods or tables; everything where none is named.
-    tables: Vec<String>,
+    /// Methods, or `references` for what they are held against; everything where none is named.
+    methods: Vec<String>,
     /// How much to spend.
     #[arg(long, value_enum, default_value = "smoke")]
     tier: Tier,
@@ -42,8 +45,7 @@ pub struct Arguments {
     /// A tenth of the epochs: shows that everything runs, not what it reaches; so never among the results.
     #[arg(long, requires = "out")]
     quick: bool,
-    /// A setting over the tier's preset: `train.precision=bf16`. Only the method is run then, and never among the
-    /// results.
+    /// A setting over the tier's presets: `train.precision=bf16`. Never among the results.
     #[arg(long = "set", value_name = "KEY=VALUE", requires = "out")]
     set: Vec<String>,
     /// Only rewrite the tables and figures in the documentation from what was measured before.
@@ -114,15 +116,15 @@ struct Session<'a> {
 /// Trains, evaluates, writes.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let tier = arguments.tier;
-    let methods: Vec<&str> = match arguments.tables.as_slice() {
-        [] => NAMES.to_vec(),
+    let chosen: Vec<&str> = match arguments.methods.as_slice() {
+        [] => std::iter::once(REFERENCES).chain(NAMES.iter().copied()).collect(),
         named => named.iter().map(String::as_str).collect(),
     };
-    if let Some(unknown) = methods.iter().find(|m| !NAMES.contains(m)) {
-        bail!("no table or method `{unknown}`; known: {}", NAMES.join(", "));
+    if let Some(unknown) = chosen.iter().find(|m| **m != REFERENCES && !NAMES.contains(m)) {
+        bail!("no method `{unknown}`; known: {REFERENCES}, {}", NAMES.join(", "));
     }
     if arguments.only_tables {
-        return tables::rewrite(&tables::root(), tier.name(), &methods);
+        return tables::rewrite(&tables::root(), tier.name());
     }
     let out = arguments.out.clone().unwrap_or_else(|| tables::root().join("results"));
     let path = out.join(tier.name()).join("results.json");
@@ -133,7 +135,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Err(error) => {
             let known = results::read(&path)?;
             let measured = |m: &str| known.iter().any(|row| row.method == m && row.value.is_some());
-            let without = methods.iter().filter(|method| !measured(method));
+            let without = chosen.iter().filter(|m| **m != REFERENCES && !measured(m));
             let rows: Vec<Row> = without.map(|m| missing(m, tier, &format!("{error:#}"))).collect();
             if !rows.is_empty() {
                 results::merge(&path, rows)?;
@@ -161,13 +163,16 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     );
     let peers = tables::peers_beside(&path)?;
     let mut rows = Vec::new();
-    for method in &methods {
-        let new = session.table(method)?;
-        rows = results::merge(&path, new)?;
-        println!("\n{}", results::markdown(&rows, &peers, method));
+    for method in &chosen {
+        match *method {
+            REFERENCES => session.references()?,
+            method => session.method(method)?,
+        }
+        rows = results::read(&path)?;
+        println!("\n{}", results::markdown(&rows, &peers, &[method]));
     }
     if arguments.out.is_none() {
-        tables::document(&tables::root(), tier.name(), &methods, &rows)?;
+        tables::document(&tables::root(), tier.name(), &rows)?;
     }
     println!("{}", path.display());
     Ok(())
@@ -194,7 +199,6 @@ fn open(arguments: &Arguments) -> Result<(Images, Images)> {
 
 fn missing(method: &str, tier: Tier, why: &str) -> Row {
     Row {
-        table: method.into(),
         method: method.into(),
         recipe: tier.setting().1.into(),
         dataset: tier.setting().0.into(),
@@ -218,36 +222,46 @@ fn version() -> String {
 }
 
 impl Session<'_> {
-    /// All rows of one method's table.
-    fn table(&self, method: &str) -> Result<Vec<Row>> {
-        let mut rows = Vec::new();
-        let seeds = match self.arguments.seed {
-            Some(seed) => vec![seed],
-            None => self.arguments.tier.seeds().to_vec(),
-        };
-        let mut curves = Vec::new();
-        for (i, &seed) in seeds.iter().enumerate() {
-            let plan = self.plan(method, seed)?;
-            let beside = self.arguments.set.is_empty();
-            if i == 0 && beside {
+    fn seeds(&self) -> Vec<u64> {
+        self.arguments.seed.map_or_else(|| self.arguments.tier.seeds().to_vec(), |seed| vec![seed])
+    }
+
+    /// What every method is held against: pixels, the tier's network with random weights, and the same trained with
+    /// labels.
+    fn references(&self) -> Result<()> {
+        for (i, seed) in self.seeds().into_iter().enumerate() {
+            let plan = self.supervised(seed)?;
+            if i == 0 {
                 let (train, test) = self.features(plan.eval(), |x| Ok(x.flatten_from(1)?))?;
-                self.rows(&mut rows, method, "pixels", &plan, 0.0, &train, &test)?;
+                self.record("pixels", &plan, 0.0, &train, &test)?;
             }
-            if beside {
-                let untrained = plan.untrained(&self.device)?;
-                let (train, test) = self.features(plan.eval(), |x| untrained.features(x))?;
-                self.rows(&mut rows, method, "random", &plan, 0.0, &train, &test)?;
-            }
-            curves.push(self.trained(&mut rows, method, &plan)?);
-            // What is measured stays measured if the rest is interrupted.
-            results::merge(&self.results, rows.clone())?;
-            if i == 0 && beside {
-                let supervised = plan.supervised(self.train.classes());
-                curves.push(self.trained(&mut rows, method, &supervised)?);
-            }
+            let untrained = plan.untrained(&self.device)?;
+            let (train, test) = self.features(plan.eval(), |x| untrained.features(x))?;
+            self.record("random", &plan, 0.0, &train, &test)?;
+            self.trained(&plan)?;
         }
-        self.figure(method, &curves)?;
-        Ok(rows)
+        Ok(())
+    }
+
+    /// Trains and measures a method for every seed. What is measured stays measured if the rest is interrupted.
+    fn method(&self, method: &str) -> Result<()> {
+        self.seeds().into_iter().try_for_each(|seed| self.trained(&self.plan(method, seed)?))
+    }
+
+    /// The run with labels in the tier's budget.
+    fn supervised(&self, seed: u64) -> Result<Plan> {
+        let backbone = tiers::narrow_resnet().into();
+        let method = SupervisedConfig { backbone, classes: self.train.classes() };
+        let mut run = match self.arguments.tier {
+            Tier::Smoke => tiers::smoke(method, 1),
+            Tier::Small => tiers::cifar10_small(method, 1),
+            Tier::Paper => bail!("tier paper has no references: the papers report their own"),
+        };
+        run.train.seed = seed;
+        if self.arguments.quick {
+            run.train.epochs = (run.train.epochs / 10).max(1);
+        }
+        Plan::checked(run)
     }
 
     fn plan(&self, method: &str, seed: u64) -> Result<Plan> {
@@ -276,16 +290,15 @@ impl Session<'_> {
         Ok((of(&self.train)?, of(&self.test)?))
     }
 
-    /// Trains a plan in its run directory, measures it, and gives the directory.
-    fn trained(&self, rows: &mut Vec<Row>, table: &str, plan: &Plan) -> Result<(String, PathBuf)> {
-        let name = format!("{table}-{}-seed{}", plan.name(), plan.seed());
-        let dir = self.out.join("runs").join(&name);
+    /// Trains a plan in its run directory and measures it.
+    fn trained(&self, plan: &Plan) -> Result<()> {
+        let dir = self.out.join("runs").join(format!("{}-seed{}", plan.name(), plan.seed()));
         if !self.arguments.resume && dir.exists() {
             std::fs::remove_dir_all(&dir).with_context(|| dir.display().to_string())?;
         }
         let mut bar = Bar::new(plan.name())?;
         let mut probe = ProbeMonitor::new(self.train.classes(), plan.seed());
-        let mut curve = Curve {
+        let mut curve = progress::Curve {
             protocol: Protocol::KnnK200T01V1,
             every: (plan.epochs() / 4).max(1),
             extract: Box::new(|method: &dyn Method| self.features(plan.eval(), |x| method.features(x))),
@@ -306,30 +319,20 @@ impl Session<'_> {
             return Err(Interrupted.into());
         }
         let (train, test) = self.features(plan.eval(), |x| method.features(x))?;
-        let seconds = Metrics::read(&dir)?.seconds;
-        self.rows(rows, table, plan.name(), plan, seconds, &train, &test)?;
-        Ok((plan.name().to_string(), dir))
+        let (curve, seconds) = curves::Curve::read(plan.name(), plan.seed(), &dir)?;
+        curves::merge(&self.results.with_file_name("curves.json"), vec![curve])?;
+        self.record(plan.name(), plan, seconds, &train, &test)
     }
 
     /// Measures every protocol on a pair of feature sets.
-    #[allow(clippy::too_many_arguments, reason = "a row has that many sources")]
-    fn rows(
-        &self,
-        rows: &mut Vec<Row>,
-        table: &str,
-        method: &str,
-        plan: &Plan,
-        seconds: f64,
-        train: &Features,
-        test: &Features,
-    ) -> Result<()> {
+    fn record(&self, method: &str, plan: &Plan, seconds: f64, train: &Features, test: &Features) -> Result<()> {
+        let mut rows = Vec::new();
         for protocol in Protocol::all() {
             let metrics = protocol.evaluate(train, test)?;
             for metric in metrics.into_iter().filter(|m| m.name == "top1") {
                 let value = 100.0 * metric.value;
                 println!("{method:<12} {protocol:<18} {value:5.1} %");
                 rows.push(Row {
-                    table: table.into(),
                     method: method.into(),
                     recipe: self.arguments.tier.setting().1.into(),
                     dataset: self.test.name().into(),
@@ -337,7 +340,7 @@ impl Session<'_> {
                     metric: metric.name,
                     unit: "%".into(),
                     value: Some((value * 100.0).round() / 100.0),
-                    paper: self.paper(table, method, *protocol),
+                    paper: self.paper(method, *protocol)?,
                     seed: plan.seed(),
                     seconds: seconds.round(),
                     config_hash: plan.hash()?,
@@ -348,60 +351,20 @@ impl Session<'_> {
                 });
             }
         }
+        results::merge(&self.results, rows)?;
         Ok(())
     }
 
     /// What the paper says, where this call runs the paper's own setting.
-    fn paper(&self, table: &str, method: &str, protocol: Protocol) -> Option<f64> {
-        let own = self.arguments.tier == Tier::Paper && method == table && protocol == Protocol::LinearSgdV1;
-        own.then(|| crate::methods::published(method)).flatten()
-    }
-
-    /// Loss and kNN curves of the trained methods.
-    fn figure(&self, table: &str, runs: &[(String, PathBuf)]) -> Result<()> {
-        let (mut losses, mut accuracies) = (Vec::new(), Vec::new());
-        for (name, dir) in runs {
-            let metrics = Metrics::read(dir)?;
-            losses.push(Line { name: name.clone(), points: metrics.loss });
-            accuracies.push(Line { name: name.clone(), points: metrics.knn });
+    fn paper(&self, method: &str, protocol: Protocol) -> Result<Option<f64>> {
+        if self.arguments.tier != Tier::Paper || protocol != Protocol::LinearSgdV1 {
+            return Ok(None);
         }
-        let path = self.out.join(format!("{table}.svg"));
-        figures::lines(
-            &path,
-            &[("loss", "epoch", "loss", losses), ("kNN top-1 (k = 200)", "epoch", "%", accuracies)],
-        )
-    }
-}
-
-/// The curves of a run directory.
-#[derive(Default)]
-struct Metrics {
-    loss: Vec<(f64, f64)>,
-    knn: Vec<(f64, f64)>,
-    seconds: f64,
-}
-
-impl Metrics {
-    fn read(dir: &Path) -> Result<Self> {
-        let path = dir.join("metrics.jsonl");
-        let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-        let mut metrics = Self::default();
-        let knn = format!("{}/top1", Protocol::KnnK200T01V1);
-        for line in text.lines() {
-            let value: serde_json::Value =
-                serde_json::from_str(line).with_context(|| path.display().to_string())?;
-            if value["kind"] != "epoch" {
-                continue;
-            }
-            let epoch = value["epoch"].as_f64().unwrap_or_default() + 1.0;
-            metrics.seconds += value["time"]["seconds"].as_f64().unwrap_or_default();
-            if let Some(loss) = value["values"]["loss"].as_f64() {
-                metrics.loss.push((epoch, loss));
-            }
-            if let Some(top1) = value["values"][&knn].as_f64() {
-                metrics.knn.push((epoch, 100.0 * top1));
-            }
-        }
-        Ok(metrics)
+        let page = tables::page(method);
+        let preset = format!("{}{}", prefix_of(method).unwrap_or_default(), self.arguments.tier.setting().1);
+        let tables = published::read(&tables::root().join("results/published").join(format!("{page}.json")))?;
+        let linear = tables.iter().filter(|table| table.metric.contains("linear"));
+        let row = linear.flat_map(|table| &table.rows).find(|row| row.preset.as_ref() == Some(&preset) && row.set.is_empty());
+        Ok(row.map(|row| row.value))
     }
 }

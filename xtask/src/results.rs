@@ -12,8 +12,6 @@ use crate::peers::Peer;
 /// One measured number, with all that is needed to trust it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Row {
-    /// The table it belongs to (`simclr`).
-    pub table: String,
     /// `pixels`, `random`, `supervised`, or the method.
     pub method: String,
     /// The preset (`smoke`, `small`).
@@ -49,8 +47,8 @@ pub struct Row {
 
 impl Row {
     /// Where the row stands in its table: everything but the numbers.
-    fn place(&self) -> (&str, &str, &str, &str, &str, u64) {
-        (&self.table, &self.method, &self.dataset, &self.protocol, &self.metric, self.seed)
+    fn place(&self) -> (&str, &str, &str, &str, u64) {
+        (&self.method, &self.dataset, &self.protocol, &self.metric, self.seed)
     }
 }
 
@@ -69,9 +67,7 @@ pub fn read(path: &Path) -> Result<Vec<Row>> {
 pub fn merge(path: &Path, new: Vec<Row>) -> Result<Vec<Row>> {
     let mut rows = read(path)?;
     // A row that said why it is missing goes as soon as its method is measured (or is missing for another reason).
-    let settled = |old: &Row| {
-        old.missing.is_some() && new.iter().any(|row| (&row.table, &row.method) == (&old.table, &old.method))
-    };
+    let settled = |old: &Row| old.missing.is_some() && new.iter().any(|row| row.method == old.method);
     rows.retain(|old| !settled(old) && !new.iter().any(|row| row.place() == old.place()));
     rows.extend(new);
     let text = serde_json::to_string_pretty(&rows)? + "\n";
@@ -89,11 +85,14 @@ pub fn write_atomic(path: &Path, text: &str) -> Result<()> {
     std::fs::rename(&new, path).with_context(|| path.display().to_string())
 }
 
-/// The Markdown table of one tier and table: a line per method, a column per protocol and metric, the mean over seeds
-/// with its spread. A paper's numbers stand in a column of their own, and other libraries' in lines of their own below
-/// ours, in the columns of the protocols that measure the same.
-pub fn markdown(rows: &[Row], peers: &[Peer], table: &str) -> String {
-    let rows: Vec<&Row> = rows.iter().filter(|row| row.table == table).collect();
+/// The Markdown table of some methods of a tier, between the lines they are held against: a line per method, a column
+/// per protocol and metric, the mean over seeds with its spread. A paper's numbers stand in a column of their own, and
+/// other libraries' in lines of their own below ours, in the columns of the protocols that measure the same.
+pub fn markdown(rows: &[Row], peers: &[Peer], shown: &[&str]) -> String {
+    let order: Vec<&str> = ["pixels", "random"].iter().chain(shown).chain(&["supervised"]).copied().collect();
+    let rank = |method: &str| order.iter().position(|name| *name == method);
+    let mut rows: Vec<&Row> = rows.iter().filter(|row| rank(&row.method).is_some()).collect();
+    rows.sort_by_key(|row| rank(&row.method));
     let mut columns: Vec<(String, String)> = Vec::new();
     let mut methods: Vec<(String, String)> = Vec::new();
     let mut cells: BTreeMap<(usize, usize), Vec<&Row>> = BTreeMap::new();
@@ -124,9 +123,7 @@ pub fn markdown(rows: &[Row], peers: &[Peer], table: &str) -> String {
         text.push('\n');
     }
     // A peer without a number of ours beside it would stand for itself; it is left out.
-    let beside = |peer: &&Peer| {
-        peer.table == table && methods.iter().any(|(m, d)| (m, d) == (&peer.method, &peer.dataset))
-    };
+    let beside = |peer: &&Peer| methods.iter().any(|(m, d)| (m, d) == (&peer.method, &peer.dataset));
     let mut lines: Vec<(String, &str)> = Vec::new();
     for peer in peers.iter().filter(beside) {
         place(&mut lines, (peer.label(), peer.dataset.as_str()));
@@ -191,7 +188,6 @@ mod tests {
 
     fn row(method: &str, seed: u64, value: f64) -> Row {
         Row {
-            table: "t".into(),
             method: method.into(),
             recipe: "smoke".into(),
             dataset: "d".into(),
@@ -222,11 +218,11 @@ mod tests {
         assert_eq!(merge(&path, vec![absent])?.len(), 4);
         let measured = merge(&path, vec![row("c", 0, 1.0)])?;
         assert!(measured.len() == 4 && measured.iter().all(|row| row.missing.is_none()));
-        let table = markdown(&rows, &[], "t");
+        let table = markdown(&rows, &[], &["a", "b"]);
         assert!(table.contains("| a | d | 20.0 ± 14.1 |"), "{table}");
         assert!(table.contains("| b | d | 5.0 |\n"), "{table}");
         let published = Row { paper: Some(69.3), ..row("c", 0, 1.0) };
-        let table = markdown(&[published], &[], "t");
+        let table = markdown(&[published], &[], &["c"]);
         assert!(table.contains("the paper's") && table.contains("| c | d | 1.0 | 69.3 |"), "{table}");
         Ok(())
     }
@@ -234,7 +230,6 @@ mod tests {
     #[test]
     fn peers_stand_in_lines_of_their_own() -> Result<()> {
         let peer = Peer {
-            table: "t".into(),
             method: "a".into(),
             implementation: "other 1.0".into(),
             dataset: "d".into(),
@@ -254,13 +249,12 @@ mod tests {
         let elsewhere = [
             Peer { method: "b".into(), ..peer.clone() },
             Peer { dataset: "e".into(), ..peer.clone() },
-            Peer { table: "u".into(), ..peer.clone() },
         ];
         let own = "| a | d | 20.0 | 30.0 |\n";
-        let table = markdown(&ours, &[&elsewhere[..], std::slice::from_ref(&peer)].concat(), "t");
+        let table = markdown(&ours, &[&elsewhere[..], std::slice::from_ref(&peer)].concat(), &["a"]);
         assert!(table.ends_with(&format!("{own}| *other 1.0: a* | d | 21.0 |  |\n")), "{table}");
         assert_eq!(table.lines().count(), 4, "{table}");
-        assert!(markdown(&ours, &elsewhere, "t").ends_with(own));
+        assert!(markdown(&ours, &elsewhere, &["a"]).ends_with(own));
 
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("peers.json");

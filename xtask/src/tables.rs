@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use crate::methods::NAMES;
 use crate::peers::{self, Peer};
 use crate::results::{self, Row};
+use crate::{curves, published};
 
 /// The repository, whatever folder the program is called in.
 pub fn root() -> PathBuf {
@@ -19,41 +20,47 @@ pub fn peers_beside(results: &Path) -> Result<Vec<Peer>> {
     peers::read(&results.with_file_name("peers.json"))
 }
 
-/// Writes the tables and figures of `methods` into the documentation below `root`, and all tables of the tier into the
-/// pages that show them together.
-pub fn document(root: &Path, tier: &str, methods: &[&str], rows: &[Row]) -> Result<()> {
+/// The page of a method: versions that share their equations share a page.
+pub fn page(method: &str) -> &str {
+    if method.starts_with("moco-") { "moco" } else { method }
+}
+
+/// Writes the tables and the figure of a tier into the documentation below `root`, and what the papers report.
+pub fn document(root: &Path, tier: &str, rows: &[Row]) -> Result<()> {
     let folder = root.join("results").join(tier);
     let peers = peers_beside(&folder.join("results.json"))?;
-    for method in methods.iter().filter(|m| rows.iter().any(|row| row.table == **m)) {
-        let page = root.join("docs/methods").join(format!("{method}.md"));
-        let table = results::markdown(rows, &peers, method);
-        results::splice(&page, &format!("{method}-{tier}"), &table)?;
-        let from = folder.join(format!("{method}.svg"));
-        if from.is_file() {
-            let figures = root.join("docs/figures");
-            std::fs::create_dir_all(&figures).with_context(|| figures.display().to_string())?;
-            std::fs::copy(&from, figures.join(format!("{method}-{tier}.svg")))
-                .with_context(|| from.display().to_string())?;
+    for method in NAMES {
+        let file = root.join("docs/methods").join(format!("{}.md", page(method)));
+        let measured = rows.iter().any(|row| row.method == *method);
+        let table = if measured { results::markdown(rows, &peers, &[method]) } else { "Not run yet.\n".into() };
+        if tier != "paper" {
+            results::splice(&file, &format!("{method}-{tier}"), &table)?;
         }
+        let tables = published::read(&root.join("results/published").join(format!("{}.json", page(method))))?;
+        results::splice(&file, &format!("{}-published", page(method)), &published::markdown(&tables))?;
     }
-    let with_rows = NAMES.iter().filter(|m| rows.iter().any(|row| row.table == **m));
-    let tables: Vec<String> = with_rows.map(|m| results::markdown(rows, &peers, m)).collect();
-    let tables = tables.join("\n");
-    results::splice(&root.join("docs/results.md"), tier, &tables)?;
+    let table = results::markdown(rows, &peers, NAMES);
+    results::splice(&root.join("docs/results.md"), tier, &table)?;
     if tier == "smoke" {
-        results::splice(&root.join("README.md"), tier, &tables)?;
+        results::splice(&root.join("README.md"), tier, &table)?;
+    }
+    let curves = curves::read(&folder.join("curves.json"))?;
+    if !curves.is_empty() {
+        let figures = root.join("docs/figures");
+        std::fs::create_dir_all(&figures).with_context(|| figures.display().to_string())?;
+        curves::draw(&figures.join(format!("{tier}.svg")), &curves, NAMES)?;
     }
     Ok(())
 }
 
 /// [`document`] from what was measured before; trains nothing.
-pub fn rewrite(root: &Path, tier: &str, methods: &[&str]) -> Result<()> {
+pub fn rewrite(root: &Path, tier: &str) -> Result<()> {
     let path = root.join("results").join(tier).join("results.json");
     let rows = results::read(&path)?;
     if rows.is_empty() {
         bail!("{}: no results of tier {tier} yet", path.display());
     }
-    document(root, tier, methods, &rows)
+    document(root, tier, &rows)
 }
 
 #[cfg(test)]
@@ -65,31 +72,32 @@ mod tests {
     fn documentation_is_generated() -> Result<()> {
         let root = root();
         let copy = tempfile::tempdir()?;
-        let files = [
-            "README.md",
-            "docs/results.md",
-            "docs/methods/simclr.md",
-            "docs/figures/simclr-smoke.svg",
-            "docs/figures/simclr-small.svg",
-        ];
-        let results = ["results.json", "peers.json", "simclr.svg"];
-        let results =
-            results.iter().flat_map(|name| ["smoke", "small"].map(|t| format!("results/{t}/{name}")));
-        for file in files.iter().map(ToString::to_string).chain(results) {
-            let to = copy.path().join(&file);
+        let mut files: Vec<String> = ["README.md", "docs/results.md", "docs/figures/smoke.svg", "docs/figures/small.svg"]
+            .map(String::from)
+            .into();
+        let mut sources: Vec<String> = ["results.json", "peers.json", "curves.json"]
+            .iter()
+            .flat_map(|name| ["smoke", "small"].map(|tier| format!("results/{tier}/{name}")))
+            .collect();
+        for method in NAMES {
+            files.push(format!("docs/methods/{}.md", page(method)));
+            sources.push(format!("results/published/{}.json", page(method)));
+        }
+        for file in files.iter().chain(&sources) {
+            let to = copy.path().join(file);
             std::fs::create_dir_all(to.parent().unwrap_or(&to))?;
-            if root.join(&file).is_file() {
-                std::fs::copy(root.join(&file), to)?;
+            if root.join(file).is_file() {
+                std::fs::copy(root.join(file), to)?;
             }
         }
         for tier in ["smoke", "small"] {
-            rewrite(copy.path(), tier, &NAMES)?;
+            rewrite(copy.path(), tier)?;
         }
         for file in files {
-            let [is, should] = [&root, copy.path()].map(|place| std::fs::read(place.join(file)));
+            let [is, should] = [root.as_path(), copy.path()].map(|place| std::fs::read(place.join(&file)));
             assert!(is? == should?, "{file} is not what the results give: cargo xtask reproduce --tables");
         }
-        let error = rewrite(copy.path(), "paper", &NAMES).map_or_else(|e| e.to_string(), |()| String::new());
+        let error = rewrite(copy.path(), "paper").map_or_else(|e| e.to_string(), |()| String::new());
         assert!(error.contains("paper") && error.contains("no results"), "{error}");
         Ok(())
     }
