@@ -153,7 +153,7 @@ impl Classifier {
         Ok(Classified { features, logits })
     }
 
-    /// Logits `[N, classes]` in evaluation mode, for [`top1`] and teachers.
+    /// Logits `[N, classes]` in evaluation mode, for [`metrics`] and teachers.
     ///
     /// # Errors
     /// Shapes that do not fit.
