@@ -11,7 +11,7 @@ use contrastive_core::optim::{Gradients, Optimizer, OptimizerConfig, ParamGroups
 use contrastive_core::state::{Buffers, ema_update};
 use contrastive_core::tensor::l2_normalize;
 use contrastive_core::train::{Method, Progress, with_big_stack};
-use contrastive_simclr::{HeadConfig, HeadStyle, LossForm, SimClrConfig};
+use contrastive_simclr::{HeadConfig, HeadStyle, LossForm, SimClrConfig, Version};
 
 use super::normal;
 use crate::measure::{Timing, time};
@@ -19,6 +19,7 @@ use crate::measure::{Timing, time};
 /// SimCLR as lightly builds it.
 pub(super) fn simclr(backbone: ResNetConfig, hidden: usize) -> Result<Box<dyn Method>> {
     let config = SimClrConfig {
+        version: Version::V1,
         backbone: backbone.into(),
         head: HeadConfig { hidden: Some(hidden), output: 128, layers: 2, style: HeadStyle::Torch },
         temperature: 0.5,

@@ -53,7 +53,7 @@ fn weights(store: &ParamStore) -> anyhow::Result<HashMap<String, Tensor>> {
 #[test]
 fn deep_resnets_evaluate_as_torchvision() -> anyhow::Result<()> {
     let cases: BTreeMap<usize, Case> = serde_json::from_str(include_str!("fixtures/nn/resnet_depths.json"))?;
-    assert_eq!(cases.keys().copied().collect::<Vec<_>>(), [34, 101, 152]);
+    assert_eq!(cases.keys().copied().collect::<Vec<_>>(), [34, 101, 152, 200]);
     let pixels: Vec<f32> = uniform("input", 3 * 64 * 64).map(|u| u as f32).collect();
     let x = Tensor::from_vec(pixels, (1, 3, 64, 64), &Device::Cpu)?;
     for (depth, case) in cases {

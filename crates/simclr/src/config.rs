@@ -13,6 +13,9 @@ use crate::method::SimClr;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SimClrConfig {
+    /// Whose name stands in tables; what v2 changed stands in `head` and `backbone`.
+    #[serde(default)]
+    pub version: Version,
     /// The encoder f.
     pub backbone: BackboneConfig,
     /// The head g.
@@ -23,6 +26,17 @@ pub struct SimClrConfig {
     pub loss: LossForm,
     /// Batch statistics over all ranks (section 2.2 of the paper) instead of each rank's own.
     pub sync_batch_norm: bool,
+}
+
+/// Which paper.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Version {
+    /// A head of two layers, thrown away afterwards.
+    #[default]
+    V1,
+    /// A head of three layers, the first of which is kept for fine-tuning; larger networks.
+    V2,
 }
 
 /// The scale of the loss.
@@ -43,16 +57,33 @@ pub struct HeadConfig {
     pub hidden: Option<usize>,
     /// Width of the embedding.
     pub output: usize,
-    /// Linear layers: 2 in v1.
+    /// Linear layers: 2 in v1, 3 in v2.
     pub layers: usize,
     /// Batch norm and initialisers.
     pub style: HeadStyle,
 }
 
 impl HeadConfig {
-    /// Two layers, as wide as the features, to 128: the paper's.
-    pub fn official() -> Self {
-        Self { hidden: None, output: 128, layers: 2, style: HeadStyle::Official }
+    /// Two layers (three in v2), as wide as the features, to 128: the papers'.
+    pub fn official(version: Version) -> Self {
+        let layers = match version {
+            Version::V1 => 2,
+            Version::V2 => 3,
+        };
+        Self { hidden: None, output: 128, layers, style: HeadStyle::Official }
+    }
+
+    /// Checks every range. `at` is where these settings stand in the whole configuration.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the dotted key and what is allowed.
+    pub fn check(&self, at: &str) -> Result<()> {
+        let positive =
+            [("hidden", self.hidden.unwrap_or(1)), ("output", self.output), ("layers", self.layers)];
+        match positive.iter().find(|(_, value)| *value == 0) {
+            Some((key, _)) => Err(Error::config(format!("{at}.{key}"), "must be at least 1")),
+            None => Ok(()),
+        }
     }
 }
 
@@ -68,7 +99,10 @@ pub enum HeadStyle {
 
 impl MethodConfig for SimClrConfig {
     fn name(&self) -> &'static str {
-        "simclr"
+        match self.version {
+            Version::V1 => "simclr",
+            Version::V2 => "simclr-v2",
+        }
     }
 
     fn check(&self, at: &str) -> Result<()> {
@@ -77,17 +111,7 @@ impl MethodConfig for SimClrConfig {
             let reason = format!("must be above 0 and finite, got {}", self.temperature);
             return Err(Error::config(format!("{at}.temperature"), reason));
         }
-        let positive = [
-            ("hidden", self.head.hidden.unwrap_or(1)),
-            ("output", self.head.output),
-            ("layers", self.head.layers),
-        ];
-        for (key, value) in positive {
-            if value == 0 {
-                return Err(Error::config(format!("{at}.head.{key}"), "must be at least 1"));
-            }
-        }
-        Ok(())
+        self.head.check(&format!("{at}.head"))
     }
 
     fn views(&self) -> usize {

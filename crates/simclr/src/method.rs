@@ -16,7 +16,7 @@ use crate::loss::simclr_loss;
 use crate::model::SimClrModel;
 use crate::weights::BACKBONE;
 
-/// SimCLR v1. It has no state beyond its parameters.
+/// SimCLR, v1 and v2. It has no state beyond its parameters.
 pub struct SimClr {
     config: SimClrConfig,
     params: ParamStore,

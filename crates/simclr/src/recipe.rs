@@ -1,4 +1,5 @@
-//! Presets: the paper's settings, the official repository's where they differ, and small ones.
+//! Presets: the papers' settings, the official repository's where they differ, and small ones. Those of v2 begin with
+//! `v2-`.
 
 use contrastive_core::augment::ops::{bicubic_crop, flip, gray, jitter, view};
 use contrastive_core::augment::{BlurKernel, EvalTransform, Interpolation, Op, Recipe};
@@ -8,16 +9,21 @@ use contrastive_core::optim::{LarsConfig, LarsVariant, LrScaling, OptimizerConfi
 use contrastive_core::train::TrainConfig;
 use contrastive_core::{Error, Result};
 
-use crate::config::{HeadConfig, HeadStyle, LossForm, SimClrConfig};
+use crate::config::{HeadConfig, HeadStyle, LossForm, SimClrConfig, Version};
 
 /// The names that [`preset`] knows, each with where its settings come from.
-pub const PRESETS: [(&str, &str); 6] = [
+pub const PRESETS: [(&str, &str); 11] = [
     ("imagenet", "the paper: ResNet-50, batch 4096, LARS, 100 epochs, weight decay 1e-6"),
     ("imagenet-repository", "the official repository's command: the same with weight decay 1e-4"),
     ("cifar10", "the paper's appendix B.9: ResNet-50 with a CIFAR stem, batch 1024, temperature 0.5"),
     ("cifar10-repository", "the official repository's command: ResNet-18, batch 512, no blur"),
     ("cifar10-small", "ten epochs of a narrow ResNet-18 on 10,000 images: minutes on two cores"),
     ("smoke", "the embedded sign-language digits: about a minute on two cores"),
+    ("v2-imagenet", "v2: ResNet-50, head of three layers, batch 4096, LARS 0.1 √B, 800 epochs"),
+    ("v2-imagenet-sk", "the same with selective kernels"),
+    ("v2-imagenet-152x3-sk", "the largest: ResNet-152, three times as wide, selective kernels"),
+    ("v2-cifar10-small", "`cifar10-small` with v2's head"),
+    ("v2-smoke", "`smoke` with v2's head"),
 ];
 
 /// Linear top-1 on ImageNet, in percent, that the paper reports for 100 epochs of ResNet-50 (the preset `imagenet`).
@@ -33,20 +39,32 @@ pub fn preset(name: &str) -> Result<RunConfig<SimClrConfig>> {
         "imagenet-repository" => Ok(imagenet(1e-4)),
         "cifar10" => Ok(cifar10()),
         "cifar10-repository" => Ok(cifar10_repository()),
-        "cifar10-small" => Ok(cifar10_small()),
-        "smoke" => Ok(smoke()),
-        _ => {
-            let known: Vec<&str> = PRESETS.iter().map(|(name, _)| *name).collect();
-            Err(Error::config("preset", format!("`{name}` is unknown; known: {}", known.join(", "))))
-        }
+        "cifar10-small" => Ok(tiers::cifar10_small(narrow(Version::V1, 0.5), 2)),
+        "smoke" => Ok(tiers::smoke(narrow(Version::V1, 0.2), 2)),
+        "v2-imagenet" => Ok(v2_imagenet(official_backbone(50, Stem::ImagenetSame))),
+        "v2-imagenet-sk" => Ok(v2_imagenet(selective_backbone(50, 1))),
+        "v2-imagenet-152x3-sk" => Ok(v2_imagenet(selective_backbone(152, 3))),
+        "v2-cifar10-small" => Ok(tiers::cifar10_small(narrow(Version::V2, 0.5), 2)),
+        "v2-smoke" => Ok(tiers::smoke(narrow(Version::V2, 0.2), 2)),
+        _ => unknown(name, &PRESETS),
     }
+}
+
+/// The error of a preset that is none of `known`.
+pub(crate) fn unknown<T>(name: &str, known: &[(&str, &str)]) -> Result<T> {
+    let known: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
+    Err(Error::config("preset", format!("`{name}` is unknown; known: {}", known.join(", "))))
 }
 
 /// The paper's augmentation (appendix A) with jitter strength `s`, for square crops of `size` pixels: two views, inputs
 /// left in [0, 1].
 fn two_views(size: usize, s: f64, blur: bool) -> Recipe {
-    let mut ops =
-        vec![bicubic_crop(size, [0.08, 1.0]), flip(), jitter([0.8 * s, 0.8 * s, 0.8 * s, 0.2 * s], 0.8), gray()];
+    let mut ops = vec![
+        bicubic_crop(size, [0.08, 1.0]),
+        flip(),
+        jitter([0.8 * s, 0.8 * s, 0.8 * s, 0.2 * s], 0.8),
+        gray(),
+    ];
     if blur {
         ops.push(Op::RandomBlur { p: 0.5, sigma: [0.1, 2.0], kernel: BlurKernel::True });
     }
@@ -54,46 +72,57 @@ fn two_views(size: usize, s: f64, blur: bool) -> Recipe {
 }
 
 /// The central `crop` pixels of images whose shorter side is `resize`; inputs in [0, 1]: SimCLR normalises nothing.
-fn unit_range(resize: usize, crop: usize) -> EvalTransform {
+pub(crate) fn unit_range(resize: usize, crop: usize) -> EvalTransform {
     EvalTransform {
         interpolation: Interpolation::Bicubic,
         ..EvalTransform::resize_crop(resize, crop, [0.0; 3], [1.0; 3])
     }
 }
 
-fn lars(base: f64, weight_decay: f64) -> OptimConfig {
+/// SimCLR's LARS with a cosine.
+pub(crate) fn lars(base: f64, weight_decay: f64, warmup_epochs: f64) -> OptimConfig {
     OptimConfig {
         lr: base,
         lr_scaling: LrScaling::Linear { reference_batch: 256 },
-        schedule: Schedule::WarmupCosine { warmup_epochs: 10.0, end: 0.0, start: 0.0 },
+        schedule: Schedule::WarmupCosine { warmup_epochs, end: 0.0, start: 0.0 },
         optimizer: OptimizerConfig::Lars(LarsConfig { weight_decay, ..LarsConfig::new(LarsVariant::SimClr) }),
         weight_decay_end: None,
     }
 }
 
 /// SimCLR's own network: TensorFlow's initialiser, a projection in every group's first block, last gamma 0.
-fn official_backbone(depth: usize, stem: Stem) -> BackboneConfig {
-    let network = ResNetConfig {
+fn official_resnet(depth: usize, stem: Stem) -> ResNetConfig {
+    ResNetConfig {
         stem,
         zero_init_residual: true,
         shortcut: Shortcut::ProjectFirst,
         conv_init: Init::VarianceScalingFanIn,
         ..ResNetConfig::torchvision(depth)
-    };
-    network.into()
+    }
+}
+
+pub(crate) fn official_backbone(depth: usize, stem: Stem) -> BackboneConfig {
+    official_resnet(depth, stem).into()
+}
+
+/// v2's network with selective kernels.
+pub(crate) fn selective_backbone(depth: usize, width_multiplier: usize) -> BackboneConfig {
+    let base = official_resnet(depth, Stem::ImagenetSame);
+    ResNetConfig { width_multiplier, selective_kernels: Some(0.0625), ..base }.into()
 }
 
 fn imagenet(weight_decay: f64) -> RunConfig<SimClrConfig> {
     RunConfig {
         method: SimClrConfig {
-            backbone: official_backbone(50, Stem::Imagenet),
-            head: HeadConfig::official(),
+            version: Version::V1,
+            backbone: official_backbone(50, Stem::ImagenetSame),
+            head: HeadConfig::official(Version::V1),
             temperature: 0.1,
             loss: LossForm::Repository,
             sync_batch_norm: true,
         },
         train: TrainConfig { epochs: 100, batch_size: 4096, ..TrainConfig::default() },
-        optim: lars(0.3, weight_decay),
+        optim: lars(0.3, weight_decay, 10.0),
         augment: two_views(224, 1.0, true),
         // The central 87.5 % resized to 224 pixels.
         eval: unit_range(256, 224),
@@ -109,7 +138,7 @@ fn cifar10() -> RunConfig<SimClrConfig> {
             ..base.method
         },
         train: TrainConfig { epochs: 1000, batch_size: 1024, ..base.train },
-        optim: lars(1.0, 1e-6),
+        optim: lars(1.0, 1e-6, 10.0),
         augment: two_views(32, 0.5, false),
         // Leaves CIFAR's images as they are, and takes photographs of any size.
         eval: unit_range(32, 32),
@@ -121,34 +150,45 @@ fn cifar10_repository() -> RunConfig<SimClrConfig> {
     RunConfig {
         method: SimClrConfig { backbone: official_backbone(18, Stem::Cifar), ..base.method },
         train: TrainConfig { batch_size: 512, ..base.train },
-        optim: lars(1.0, 1e-4),
+        optim: lars(1.0, 1e-4, 10.0),
+        ..base
+    }
+}
+
+fn v2_imagenet(backbone: BackboneConfig) -> RunConfig<SimClrConfig> {
+    let base = imagenet(1e-4);
+    RunConfig {
+        method: SimClrConfig {
+            version: Version::V2,
+            backbone,
+            head: HeadConfig::official(Version::V2),
+            ..base.method
+        },
+        train: TrainConfig { epochs: 800, ..base.train },
+        // A rate of 6.4 after 5 % of the steps.
+        optim: OptimConfig { lr_scaling: LrScaling::Sqrt, ..lars(0.1, 1e-4, 40.0) },
         ..base
     }
 }
 
 /// torchvision's network at a quarter of the width with lightly's head: for the small tiers.
-fn narrow(temperature: f64) -> SimClrConfig {
+pub(crate) fn narrow(version: Version, temperature: f64) -> SimClrConfig {
+    let official = HeadConfig::official(version);
     SimClrConfig {
+        version,
         backbone: tiers::narrow_resnet().into(),
-        head: HeadConfig { hidden: Some(512), output: 128, layers: 2, style: HeadStyle::Torch },
+        head: HeadConfig { hidden: Some(512), style: HeadStyle::Torch, ..official },
         temperature,
         loss: LossForm::Paper,
         sync_batch_norm: true,
     }
 }
 
-fn cifar10_small() -> RunConfig<SimClrConfig> {
-    tiers::cifar10_small(narrow(0.5), 2)
-}
-
-fn smoke() -> RunConfig<SimClrConfig> {
-    tiers::smoke(narrow(0.2), 2)
-}
-
 #[cfg(test)]
 mod tests {
     use contrastive_core::augment::Image;
     use contrastive_core::data::Transform;
+    use contrastive_core::experiment::MethodConfig;
     use contrastive_core::rng::{Key, Purpose};
 
     use super::*;
@@ -179,17 +219,32 @@ mod tests {
     }
 
     #[test]
-    fn the_papers_learning_rate() -> Result<()> {
-        let run = preset("imagenet")?;
-        let progress = contrastive_core::train::Progress {
-            seed: 0,
-            step: 3120,
-            total_steps: 31200,
-            epoch: 10,
-            total_epochs: 100,
-            steps_per_epoch: 312,
-        };
-        assert!((run.lr(&progress) - 4.8).abs() < 1e-9);
+    fn the_papers_learning_rates() -> Result<()> {
+        for (name, warmup, epochs, rate) in [("imagenet", 10, 100, 4.8), ("v2-imagenet", 40, 800, 6.4)] {
+            let run = preset(name)?;
+            let progress = contrastive_core::train::Progress {
+                seed: 0,
+                step: warmup * 312,
+                total_steps: epochs * 312,
+                epoch: warmup,
+                total_epochs: epochs,
+                steps_per_epoch: 312,
+            };
+            assert_eq!(run.train.epochs, epochs);
+            assert!((run.lr(&progress) - rate).abs() < 1e-9, "{name}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn versions_differ_in_name_and_head() -> Result<()> {
+        for (name, _) in PRESETS {
+            let method = preset(name)?.method;
+            let (expected, layers) = if name.starts_with("v2-") { ("simclr-v2", 3) } else { ("simclr", 2) };
+            assert_eq!((method.name(), method.head.layers), (expected, layers), "{name}");
+        }
+        let largest = preset("v2-imagenet-152x3-sk")?.method;
+        assert_eq!(largest.backbone(), "resnet152-x3-sk-project-same");
         Ok(())
     }
 }

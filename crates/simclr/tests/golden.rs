@@ -1,10 +1,10 @@
-//! Loss and gradient against the official code's formula and lightly's loss (`fixtures/make_golden.py`).
+//! Losses and gradients against the official code's formula, lightly's loss and PyTorch (`fixtures/make_golden.py`).
 
 use anyhow::Result;
 use candle_core::{Device, Tensor, Var};
 use contrastive_core::dist::single;
 use contrastive_simclr::LossForm;
-use contrastive_simclr::loss::simclr_loss;
+use contrastive_simclr::loss::{distillation_loss, simclr_loss};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -12,6 +12,14 @@ struct Golden {
     temperature: f64,
     official: Values,
     lightly: Values,
+    distillation: Vec<Distillation>,
+}
+
+#[derive(Deserialize)]
+struct Distillation {
+    temperature: f64,
+    loss: f64,
+    grad: Vec<f64>,
 }
 
 #[derive(Deserialize)]
@@ -60,5 +68,24 @@ fn both_forms_match_their_peers() -> Result<()> {
             close(gradient, expected)?;
         }
     }
+    Ok(())
+}
+
+#[test]
+fn distillation_is_pytorchs() -> Result<()> {
+    let golden: Golden = serde_json::from_str(include_str!("fixtures/golden.json"))?;
+    for expected in golden.distillation {
+        let (student, teacher) = views()?;
+        let loss = distillation_loss(&student, &teacher, expected.temperature)?;
+        let value = f64::from(loss.to_scalar::<f32>()?);
+        assert!((value / expected.loss - 1.0).abs() < 1e-5, "{value}, expected {}", expected.loss);
+        let grads = loss.backward()?;
+        assert!(grads.get(&teacher).is_none());
+        let gradient = grads.get(&student).ok_or_else(|| anyhow::anyhow!("no gradient"))?;
+        close(gradient, &expected.grad)?;
+    }
+    let (student, teacher) = views()?;
+    assert!(distillation_loss(&student, &teacher, 0.0).is_err());
+    assert!(distillation_loss(&student, &teacher.narrow(0, 0, 3)?, 1.0).is_err());
     Ok(())
 }

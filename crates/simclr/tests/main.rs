@@ -1,6 +1,7 @@
 //! What every method is held to, and SimCLR's golden numbers.
 
 mod golden;
+mod v2;
 
 use anyhow::Result;
 use candle_core::Device;
@@ -21,8 +22,13 @@ fn tiny() -> Result<RunConfig<SimClrConfig>> {
 fn every_parameter_has_the_gradient_that_differences_give() -> Result<()> {
     let config = SimClrConfig { loss: LossForm::Repository, ..tiny()?.method };
     let mut method = SimClr::new(config, 5, &Device::Cpu)?;
-    let places =
-        [("head.0.weight", 3), ("head.1.weight", 2), ("head.3.weight", 7), ("head.4.weight", 1), ("head.4.bias", 0)];
+    let places = [
+        ("head.0.weight", 3),
+        ("head.1.weight", 2),
+        ("head.3.weight", 7),
+        ("head.4.weight", 1),
+        ("head.4.bias", 0),
+    ];
     testing::assert_gradients(&mut method, &testing::batch(8, &[16, 16])?, &[], &places)
 }
 

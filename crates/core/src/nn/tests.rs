@@ -31,7 +31,7 @@ pub(super) fn tensor(name: &str, shape: impl Into<Shape>) -> Result<Tensor> {
     Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
 }
 
-fn fill(store: &ParamStore) -> Result<()> {
+pub(super) fn fill(store: &ParamStore) -> Result<()> {
     let mut tensors = HashMap::new();
     for entry in store.entries() {
         let (name, dims) = (entry.name, entry.var.dims());
