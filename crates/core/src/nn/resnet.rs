@@ -256,15 +256,41 @@ impl ResNet {
         }
         Ok(Self { conv, norm, pool, blocks, width: channels })
     }
+
+    /// The outputs `[N, C, H, W]` of the stem (after its pool) and of the four groups.
+    ///
+    /// # Errors
+    /// As [`Module::forward`].
+    pub fn stages(&self, x: &Tensor, mode: &Mode) -> Result<Vec<FeatureMap>> {
+        let mut y = self.stem(x, mode)?;
+        let mut stages = vec![y.clone()];
+        let mut channels = None;
+        for block in &self.blocks {
+            y = block.forward_map(&y, mode)?;
+            // Every group has twice the channels of the one before.
+            let made = y.dims().get(1).copied();
+            if made == channels {
+                stages.pop();
+            }
+            channels = made;
+            stages.push(y.clone());
+        }
+        Ok(stages)
+    }
+
+    fn stem(&self, x: &Tensor, mode: &Mode) -> Result<FeatureMap> {
+        let x = FeatureMap::new(x)?;
+        let y = self.norm.forward_relu(&self.conv.forward_map(&x, mode)?, None, mode)?;
+        match &self.pool {
+            Some(pool) => pool.forward_map(&y, mode),
+            None => Ok(y),
+        }
+    }
 }
 
 impl Module for ResNet {
     fn forward(&self, x: &Tensor, mode: &Mode) -> Result<Tensor> {
-        let x = FeatureMap::new(x)?;
-        let mut y = self.norm.forward_relu(&self.conv.forward_map(&x, mode)?, None, mode)?;
-        if let Some(pool) = &self.pool {
-            y = pool.forward_map(&y, mode)?;
-        }
+        let mut y = self.stem(x, mode)?;
         for block in &self.blocks {
             y = block.forward_map(&y, mode)?;
         }
