@@ -14,6 +14,7 @@ mod reproduce;
 mod results;
 mod tables;
 mod train;
+mod tsne;
 
 use clap::{Parser, Subcommand};
 
@@ -40,6 +41,8 @@ enum Verb {
     Train(train::Arguments),
     /// Evaluate the encoder of a finished run.
     Eval(eval::Arguments),
+    /// Draw an encoder's features in the plane.
+    Tsne(tsne::Arguments),
     /// Measure the speed of a case.
     Bench(bench::Arguments),
     /// Run the checks that must hold besides the tests.
@@ -67,6 +70,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Reproduce(arguments) => reproduce::run(&arguments),
         Verb::Train(arguments) => train::run(&arguments),
         Verb::Eval(arguments) => eval::run(&arguments),
+        Verb::Tsne(arguments) => tsne::run(&arguments),
         Verb::Bench(arguments) => bench::run(&arguments),
         Verb::Ci => ci::run(),
     }
