@@ -17,7 +17,7 @@ use contrastive_core::weights::{Manifest, digest, load_encoder};
 use crate::data;
 use crate::methods::Plan;
 use crate::progress::Bar;
-use crate::train::{Interrupted, device, stop_flag, tell_skipped};
+use crate::train::{device, stop_flag, tell_skipped};
 
 /// Arguments of the verb.
 #[derive(clap::Args)]
@@ -45,6 +45,18 @@ pub struct Arguments {
     #[arg(long, default_value_t = 2)]
     workers: usize,
 }
+
+/// A protocol was stopped by a signal.
+#[derive(Debug)]
+pub struct Stopped;
+
+impl std::fmt::Display for Stopped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("interrupted: a checkpoint is written, the same call goes on from it")
+    }
+}
+
+impl std::error::Error for Stopped {}
 
 /// The named protocols: on frozen features and on images.
 fn parse(names: &[String]) -> Result<(Vec<Protocol>, Vec<ImageProtocol>)> {
@@ -115,7 +127,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             observer: Some(&mut bar),
         };
         let Some(measured) = protocol.measure(&subject, &train, &test, options)? else {
-            return Err(Interrupted.into());
+            return Err(Stopped.into());
         };
         drop(bar);
         tell_skipped(&measured.skipped);

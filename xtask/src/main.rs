@@ -54,9 +54,10 @@ fn main() -> std::process::ExitCode {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", one_line(&format!("{error:#}")));
-            match error.downcast_ref::<train::Interrupted>() {
-                Some(_) => std::process::ExitCode::from(130),
-                None => std::process::ExitCode::FAILURE,
+            if error.is::<train::Interrupted>() || error.is::<eval::Stopped>() {
+                std::process::ExitCode::from(130)
+            } else {
+                std::process::ExitCode::FAILURE
             }
         }
     }

@@ -35,3 +35,15 @@ fn best(points: &[SweepPoint]) -> (f64, f64) {
     };
     points.iter().fold((1.0, -1.0), better)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_equally_good_strengths_the_strongest_counts() {
+        let point = |l2: f64, top1: f64| SweepPoint { l2, top1, iterations: 1, converged: true };
+        assert_eq!(best(&[point(0.1, 0.8), point(1.0, 0.8), point(10.0, 0.7)]), (1.0, 0.8));
+        assert_eq!(best(&[point(10.0, 0.0), point(0.1, 0.0)]), (10.0, 0.0));
+    }
+}
