@@ -1,16 +1,23 @@
 //! `cargo xtask eval`: the encoder of a run on labelled data.
 
-use std::path::PathBuf;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
+use candle_core::{Device, Tensor};
 use contrastive_core::data::{Source, Split};
-use contrastive_core::eval::{CacheKey, FeatureCache, Features, Protocol};
+use contrastive_core::eval::images::{ImageProtocol, Options, Subject};
+use contrastive_core::eval::{CacheKey, FeatureCache, Features, Metric, Protocol};
 use contrastive_core::experiment::features;
-use contrastive_core::weights::{digest, load_encoder};
+use contrastive_core::nn::BackboneConfig;
+use contrastive_core::train::Method;
+use contrastive_core::train::config::{read, to_toml_string};
+use contrastive_core::weights::{Manifest, digest, load_encoder};
 
 use crate::data;
 use crate::methods::Plan;
-use crate::train::{device, tell_skipped};
+use crate::progress::Bar;
+use crate::train::{device, stop_flag, tell_skipped};
 
 /// Arguments of the verb.
 #[derive(clap::Args)]
@@ -21,9 +28,16 @@ pub struct Arguments {
     /// Labelled data with a training and a test part.
     #[arg(long)]
     data: String,
-    /// Protocols by name; all where none is named.
-    #[arg(long = "protocol")]
+    /// Protocols by name, as docs/protocols.md lists them; those of the tables where none is named.
+    #[arg(long = "protocol", value_name = "NAME")]
     protocols: Vec<String>,
+    /// A setting over those of the protocols that train on images: `train.epochs=10`. What is measured is then no longer
+    /// the protocol, and its name is printed with `+set`.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Print the settings of the protocols that train on images and stop.
+    #[arg(long)]
+    print_config: bool,
     /// `cpu`, `cuda:N` or `metal`.
     #[arg(long, default_value = "cpu")]
     device: String,
@@ -32,42 +46,192 @@ pub struct Arguments {
     workers: usize,
 }
 
+/// A protocol was stopped by a signal.
+#[derive(Debug)]
+pub struct Stopped;
+
+impl std::fmt::Display for Stopped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("interrupted: a checkpoint is written, the same call goes on from it")
+    }
+}
+
+impl std::error::Error for Stopped {}
+
+/// The named protocols: on frozen features and on images.
+fn parse(names: &[String]) -> Result<(Vec<Protocol>, Vec<ImageProtocol>)> {
+    if names.is_empty() {
+        return Ok((Protocol::all().to_vec(), Vec::new()));
+    }
+    let (mut frozen, mut images) = (Vec::new(), Vec::new());
+    for name in names {
+        match (Protocol::parse(name), ImageProtocol::parse(name)) {
+            (Ok(protocol), _) => frozen.push(protocol),
+            (_, Ok(protocol)) => images.push(protocol),
+            _ => {
+                let own = Protocol::all().iter().chain(Protocol::further()).map(|p| p.name());
+                let known: Vec<&str> = own.chain(ImageProtocol::all().map(ImageProtocol::name)).collect();
+                bail!("no protocol `{name}`; known: {}", known.join(", "))
+            }
+        }
+    }
+    Ok((frozen, images))
+}
+
 /// Evaluates.
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let protocols = match arguments.protocols.as_slice() {
-        [] => Protocol::all().to_vec(),
-        names => names.iter().map(|n| Protocol::parse(n)).collect::<Result<_, _>>()?,
-    };
-    let device = device(&arguments.device)?;
-    let encoder = arguments.run.join("encoder.safetensors");
-    let (tensors, manifest) = load_encoder(&encoder)?;
-    let Some(manifest) = manifest else { bail!("{}: no manifest", encoder.display()) };
-    let plan = Plan::read(&manifest.method, &arguments.run.join("config.toml"))?;
-    let mut method = plan.untrained(&device)?;
-    method.load_backbone(&tensors, &encoder)?;
-    // Features stay with the run: another protocol on the same data costs no forward pass.
-    let cache = FeatureCache::new(arguments.run.join("features"));
-    let checkpoint = digest(tensors.iter().map(|(name, t)| (name.as_str(), t)))?;
-    let of = |split: Split| -> Result<Features> {
-        let source = data::source(&arguments.data, split)?;
+    let (frozen, images) = parse(&arguments.protocols)?;
+    if images.is_empty() && (arguments.print_config || !arguments.set.is_empty()) {
+        bail!("--set and --print-config are for protocols that train on images; name one with --protocol");
+    }
+    let encoder = Encoder::open(&arguments.run, &device(&arguments.device)?)?;
+    if !arguments.print_config {
+        let of = |split| encoder.features(&arguments.data, split, arguments.workers);
+        let test = if frozen.is_empty() { None } else { Some(of(Split::Test)?) };
+        let needed = frozen.iter().any(|p| p.needs_train());
+        let train = if needed { Some(of(Split::Train)?) } else { None };
+        if let Some(test) = &test {
+            for protocol in frozen {
+                // Those that need no training set do not look at the one they get.
+                tell(
+                    &arguments.data,
+                    protocol.name(),
+                    &protocol.evaluate(train.as_ref().unwrap_or(test), test)?,
+                );
+            }
+        }
+    }
+    if images.is_empty() {
+        return Ok(());
+    }
+    let subject = encoder.subject()?;
+    let train = data::source(&arguments.data, Split::Train)?;
+    if arguments.print_config {
+        for protocol in images {
+            for run in protocol.runs_on(&subject, &train, &arguments.set)? {
+                println!("{}", to_toml_string(&run)?);
+            }
+        }
+        return Ok(());
+    }
+    let test = data::source(&arguments.data, Split::Test)?;
+    let stop = stop_flag()?;
+    for protocol in images {
+        let mut bar = Bar::new(protocol.name())?;
+        let options = Options {
+            dir: arguments.run.join("protocols"),
+            device: encoder.device.clone(),
+            workers: arguments.workers,
+            stop: stop.clone(),
+            set: arguments.set.clone(),
+            observer: Some(&mut bar),
+        };
+        let Some(measured) = protocol.measure(&subject, &train, &test, options)? else {
+            return Err(Stopped.into());
+        };
+        drop(bar);
+        tell_skipped(&measured.skipped);
+        let changed = if arguments.set.is_empty() { "" } else { "+set" };
+        tell(&arguments.data, &format!("{protocol}{changed}"), &measured.metrics);
+    }
+    Ok(())
+}
+
+fn tell(data: &str, protocol: &str, metrics: &[Metric]) {
+    for Metric { name, value, unit } in metrics {
+        let value = if unit == "setting" { format!("{value:e}") } else { format!("{value:.4}") };
+        println!("{data} {protocol} {name} {value} {unit}");
+    }
+}
+
+/// The encoder of a finished run.
+pub struct Encoder {
+    run: PathBuf,
+    path: PathBuf,
+    plan: Plan,
+    method: Box<dyn Method>,
+    tensors: HashMap<String, Tensor>,
+    manifest: Manifest,
+    device: Device,
+}
+
+impl Encoder {
+    /// Reads it from a run directory.
+    pub fn open(run: &Path, device: &Device) -> Result<Self> {
+        let path = run.join("encoder.safetensors");
+        let (tensors, manifest) = load_encoder(&path)?;
+        let Some(manifest) = manifest else { bail!("{}: no manifest", path.display()) };
+        let plan = Plan::read(&manifest.method, &run.join("config.toml"))?;
+        let mut method = plan.untrained(device)?;
+        method.load_backbone(&tensors, &path)?;
+        Ok(Self { run: run.to_path_buf(), path, plan, method, tensors, manifest, device: device.clone() })
+    }
+
+    /// The method that trained it.
+    pub fn method(&self) -> &str {
+        &self.manifest.method
+    }
+
+    /// Features of a part of a data set. They stay with the run: another protocol on the same data costs no forward
+    /// pass.
+    pub fn features(&self, data: &str, split: Split, workers: usize) -> Result<Features> {
+        let cache = FeatureCache::new(self.run.join("features"));
+        let source = data::source(data, split)?;
         let key = CacheKey {
-            checkpoint: checkpoint.clone(),
+            checkpoint: digest(self.tensors.iter().map(|(name, t)| (name.as_str(), t)))?,
             data: source.fingerprint(),
-            preprocessing: format!("{} {}", manifest.branch, manifest.preprocessing),
+            preprocessing: format!("{} {}", self.manifest.branch, self.manifest.preprocessing),
         };
         Ok(cache.get_or_compute(split.name(), &key, || {
-            let (features, skipped) =
-                features(|x| method.features(x), source, plan.eval(), &device, arguments.workers)?;
+            let encode = |x: &Tensor| self.method.features(x);
+            let (features, skipped) = features(encode, source, self.plan.eval(), &self.device, workers)?;
             tell_skipped(&skipped);
             Ok(features)
         })?)
-    };
-    let (train, test) = (of(Split::Train)?, of(Split::Test)?);
-    for protocol in protocols {
-        for metric in protocol.evaluate(&train, &test)? {
-            let (name, value, unit) = (&metric.name, metric.value, &metric.unit);
-            println!("{} {protocol} {name} {value:.4} {unit}", arguments.data);
-        }
     }
-    Ok(())
+
+    /// What protocols on images take.
+    fn subject(&self) -> Result<Subject> {
+        /// The part of a configuration that all methods with one backbone share.
+        #[derive(serde::Deserialize)]
+        struct Run {
+            method: Settings,
+        }
+        #[derive(serde::Deserialize)]
+        struct Settings {
+            backbone: BackboneConfig,
+        }
+        let run: Run = read(&self.run.join("config.toml"))
+            .context("protocols that train on images need a method with one backbone")?;
+        Ok(Subject {
+            backbone: run.method.backbone,
+            tensors: self.tensors.clone(),
+            path: self.path.clone(),
+            eval: self.plan.eval().clone(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_protocol_can_be_named() -> Result<()> {
+        let (frozen, images) = parse(&[])?;
+        assert_eq!((frozen.as_slice(), images.len()), (Protocol::all(), 0));
+        let frozen = Protocol::all().iter().chain(Protocol::further()).map(|p| p.name());
+        let names: Vec<String> =
+            frozen.chain(ImageProtocol::all().map(ImageProtocol::name)).map(String::from).collect();
+        let (frozen, images) = parse(&names)?;
+        assert_eq!((frozen.len(), images.len()), (7, 17));
+        let error = parse(&["linear".into()]).err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(names.iter().all(|name| error.contains(name)), "{error}");
+        // The page describes each of them.
+        let page = std::fs::read_to_string(crate::tables::root().join("docs/protocols.md"))?;
+        for name in names {
+            assert!(page.contains(&format!("`{name}`")), "docs/protocols.md has no `{name}`");
+        }
+        Ok(())
+    }
 }

@@ -16,6 +16,7 @@ mod reproduce;
 mod results;
 mod tables;
 mod train;
+mod tsne;
 
 use clap::{Parser, Subcommand};
 
@@ -42,6 +43,8 @@ enum Verb {
     Train(train::Arguments),
     /// Evaluate the encoder of a finished run.
     Eval(eval::Arguments),
+    /// Draw an encoder's features in the plane.
+    Tsne(tsne::Arguments),
     /// Measure the speed of a case.
     Bench(bench::Arguments),
     /// Run the checks that must hold besides the tests.
@@ -53,9 +56,10 @@ fn main() -> std::process::ExitCode {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", one_line(&format!("{error:#}")));
-            match error.downcast_ref::<train::Interrupted>() {
-                Some(_) => std::process::ExitCode::from(130),
-                None => std::process::ExitCode::FAILURE,
+            if error.is::<train::Interrupted>() || error.is::<eval::Stopped>() {
+                std::process::ExitCode::from(130)
+            } else {
+                std::process::ExitCode::FAILURE
             }
         }
     }
@@ -69,6 +73,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Reproduce(arguments) => reproduce::run(&arguments),
         Verb::Train(arguments) => train::run(&arguments),
         Verb::Eval(arguments) => eval::run(&arguments),
+        Verb::Tsne(arguments) => tsne::run(&arguments),
         Verb::Bench(arguments) => bench::run(&arguments),
         Verb::Ci => ci::run(),
     }

@@ -89,6 +89,16 @@ impl Features {
         &self.data[i * self.dim..(i + 1) * self.dim]
     }
 
+    /// The samples at `indices`, in that order. Panics beyond the set.
+    pub(super) fn select(&self, indices: &[usize]) -> Self {
+        Self {
+            data: indices.iter().flat_map(|&i| self.row(i)).copied().collect(),
+            n: indices.len(),
+            dim: self.dim,
+            labels: indices.iter().map(|&i| self.labels[i]).collect(),
+        }
+    }
+
     /// The highest label plus one.
     pub fn classes(&self) -> usize {
         self.labels.iter().max().map_or(0, |&m| m as usize + 1)

@@ -5,11 +5,11 @@ use serde::{Deserialize, Serialize};
 /// One figure of a protocol, ready for a table row.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Metric {
-    /// `top1`, `top5`, `mean-class`, or a quantity that qualifies them (`k`, `iterations`).
+    /// `top1`, `top5`, `mean-class`, `recall@1`, `nmi`, or a quantity that qualifies them (`k`, `iterations`).
     pub name: String,
     /// The value in `unit`; accuracies are fractions in 0..=1.
     pub value: f64,
-    /// `fraction`, `count` or `nats`.
+    /// `fraction`, `count`, `nats` or `setting`.
     pub unit: String,
 }
 
@@ -32,9 +32,14 @@ impl Metric {
     pub fn nats(name: &str, value: f64) -> Self {
         Self::new(name, value, "nats")
     }
+
+    /// A setting that the protocol chose on held-out samples (a learning rate, the strength of a penalty).
+    pub fn setting(name: &str, value: f64) -> Self {
+        Self::new(name, value, "setting")
+    }
 }
 
-/// What a protocol gives back. `top1` is always the first.
+/// What a protocol gives back. Classifiers give `top1` first.
 pub type Metrics = Vec<Metric>;
 
 /// The value of a metric by name.

@@ -59,6 +59,27 @@ impl ResNet {
         }
         Ok(Self { stem, blocks, width: channels })
     }
+
+    /// The outputs `[N, C, H, W]` of the stem (after its pool) and of the four groups.
+    ///
+    /// # Errors
+    /// As [`Module::forward`].
+    pub fn stages(&self, x: &Tensor, mode: &Mode) -> Result<Vec<FeatureMap>> {
+        let mut y = self.stem.forward_map(&FeatureMap::new(x)?, mode)?;
+        let mut stages = vec![y.clone()];
+        let mut channels = None;
+        for block in &self.blocks {
+            y = block.forward_map(&y, mode)?;
+            // Every group has twice the channels of the one before.
+            let made = y.dims().get(1).copied();
+            if made == channels {
+                stages.pop();
+            }
+            channels = made;
+            stages.push(y.clone());
+        }
+        Ok(stages)
+    }
 }
 
 impl Module for ResNet {
