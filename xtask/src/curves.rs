@@ -72,7 +72,8 @@ pub fn merge(path: &Path, new: Vec<Curve>) -> Result<()> {
 pub fn draw(path: &Path, curves: &[Curve], methods: &[&str]) -> Result<()> {
     let mut lines = Vec::new();
     for method in methods.iter().chain(&["supervised"]) {
-        let first = curves.iter().filter(|c| c.method == **method && !c.knn.is_empty()).min_by_key(|c| c.seed);
+        let first =
+            curves.iter().filter(|c| c.method == **method && !c.knn.is_empty()).min_by_key(|c| c.seed);
         if let Some(curve) = first {
             lines.push(figures::Curve { name: curve.method.clone(), points: curve.knn.clone() });
         }

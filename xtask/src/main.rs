@@ -1,11 +1,13 @@
 //! `cargo xtask`: one file per verb.
 
+mod attention;
 mod baseline;
 mod bench;
 mod ci;
 mod compare;
 mod curves;
 mod data;
+mod dry_run;
 mod eval;
 mod figures;
 mod methods;
@@ -45,6 +47,8 @@ enum Verb {
     Eval(eval::Arguments),
     /// Draw an encoder's features in the plane.
     Tsne(tsne::Arguments),
+    /// Draw where the class token of a vision transformer looks.
+    Attention(attention::Arguments),
     /// Measure the speed of a case.
     Bench(bench::Arguments),
     /// Run the checks that must hold besides the tests.
@@ -74,6 +78,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Train(arguments) => train::run(&arguments),
         Verb::Eval(arguments) => eval::run(&arguments),
         Verb::Tsne(arguments) => tsne::run(&arguments),
+        Verb::Attention(arguments) => attention::run(&arguments),
         Verb::Bench(arguments) => bench::run(&arguments),
         Verb::Ci => ci::run(),
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use candle_core::Device;
 use contrastive_core::augment::EvalTransform;
-use contrastive_core::experiment::{MethodConfig, RunConfig, RunOptions, fit};
+use contrastive_core::experiment::{MethodConfig, RunConfig, RunCost, RunOptions, fit};
 use contrastive_core::train::config::{layered, read, to_toml_string};
 use contrastive_core::train::{Method, Outcome};
 
@@ -67,7 +67,17 @@ macro_rules! methods {
 }
 
 methods! {
+    "instdisc" => contrastive_instdisc, "";
+    "invaspread" => contrastive_invaspread, "";
+    "moco-v1" => contrastive_moco, "v1-";
     "simclr" => contrastive_simclr, "";
+    "moco-v2" => contrastive_moco, "v2-";
+    "byol" => contrastive_byol, "";
+    "simclr-v2" => contrastive_simclr, "v2-";
+    "swav" => contrastive_swav, "";
+    "simsiam" => contrastive_simsiam, "";
+    "moco-v3" => contrastive_moco, "v3-";
+    "dino" => contrastive_dino, "";
 }
 
 /// A value of the type that a function gives: names the configuration of a crate without naming it.
@@ -108,8 +118,14 @@ pub trait AnyRun: Send + Sync {
     fn toml(&self) -> contrastive_core::Result<String>;
     /// Hash of the configuration.
     fn hash(&self) -> contrastive_core::Result<String>;
+    /// The backbone in words.
+    fn backbone(&self) -> String;
     /// Epochs of the run.
     fn epochs(&self) -> u64;
+    /// Samples in a step.
+    fn batch(&self) -> usize;
+    /// What the run takes on so many samples.
+    fn cost(&self, samples: u64) -> contrastive_core::Result<RunCost>;
     /// The run's seed.
     fn seed(&self) -> u64;
     /// What evaluation does to an image.
@@ -137,8 +153,20 @@ impl<M: MethodConfig + 'static> AnyRun for RunConfig<M> {
         RunConfig::hash(self)
     }
 
+    fn backbone(&self) -> String {
+        self.method.backbone().to_string()
+    }
+
     fn epochs(&self) -> u64 {
         self.train.epochs
+    }
+
+    fn batch(&self) -> usize {
+        self.train.batch_size
+    }
+
+    fn cost(&self, samples: u64) -> contrastive_core::Result<RunCost> {
+        RunConfig::cost(self, samples)
     }
 
     fn seed(&self) -> u64 {

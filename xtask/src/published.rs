@@ -94,16 +94,19 @@ mod tests {
     fn every_preset_that_a_table_names_exists() -> Result<()> {
         for method in crate::methods::NAMES {
             let page = crate::tables::page(method);
-            for table in read(&crate::tables::root().join("results/published").join(format!("{page}.json")))? {
+            for table in read(&crate::tables::root().join("results/published").join(format!("{page}.json")))?
+            {
                 for row in table.rows {
                     let Some(preset) = row.preset else { continue };
                     let found = crate::methods::NAMES
                         .iter()
                         .filter(|name| crate::tables::page(name) == page)
-                        .any(|name| crate::methods::presets(name).is_ok_and(|all| {
-                            let prefix = crate::methods::prefix_of(name).unwrap_or_default();
-                            all.iter().any(|(known, _)| format!("{prefix}{known}") == preset)
-                        }));
+                        .any(|name| {
+                            crate::methods::presets(name).is_ok_and(|all| {
+                                let prefix = crate::methods::prefix_of(name).unwrap_or_default();
+                                all.iter().any(|(known, _)| format!("{prefix}{known}") == preset)
+                            })
+                        });
                     assert!(found, "{page}: {}: no preset `{preset}`", table.table);
                 }
             }

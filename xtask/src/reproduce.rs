@@ -13,11 +13,11 @@ use contrastive_core::train::{Method, Observer, Outcome, ProbeMonitor};
 
 use crate::baseline::SupervisedConfig;
 use crate::data::{self, Images};
-use crate::methods::{NAMES, Plan, prefix_of};
+use crate::methods::{NAMES, Plan, prefix_of, presets};
 use crate::progress::{self, Bar};
 use crate::results::{self, Row};
-use crate::{curves, published, tables};
 use crate::train::{Interrupted, device, stop_flag, tell_skipped};
+use crate::{curves, dry_run, published, tables};
 
 /// What every method is held against, as one of the names that can be asked for.
 const REFERENCES: &str = "references";
@@ -48,6 +48,9 @@ pub struct Arguments {
     /// A setting over the tier's presets: `train.precision=bf16`. Never among the results.
     #[arg(long = "set", value_name = "KEY=VALUE", requires = "out")]
     set: Vec<String>,
+    /// Only print what the tier would take: data, steps, arithmetic, memory.
+    #[arg(long, conflicts_with_all = ["out", "resume"])]
+    dry_run: bool,
     /// Only rewrite the tables and figures in the documentation from what was measured before.
     #[arg(long = "tables", conflicts_with_all = ["out", "data", "seed", "resume", "quick", "set"])]
     only_tables: bool,
@@ -80,11 +83,23 @@ impl Tier {
     }
 
     /// The data set and the method's preset.
-    fn setting(self) -> (&'static str, &'static str) {
+    fn data(self) -> &'static str {
         match self {
-            Self::Smoke => ("sign-digits", "smoke"),
-            Self::Small => ("cifar10", "cifar10-small"),
-            Self::Paper => ("imagenet", "imagenet"),
+            Self::Smoke => "sign-digits",
+            Self::Small => "cifar10",
+            Self::Paper => "imagenet",
+        }
+    }
+
+    /// A method's preset for this tier; in tier `paper` its first, which is the paper's own main setting.
+    fn preset(self, method: &str) -> Result<&'static str> {
+        match self {
+            Self::Smoke => Ok("smoke"),
+            Self::Small => Ok("cifar10-small"),
+            Self::Paper => {
+                let presets = presets(method)?;
+                presets.first().map(|(name, _)| *name).with_context(|| format!("{method} has no presets"))
+            }
         }
     }
 
@@ -125,6 +140,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     if arguments.only_tables {
         return tables::rewrite(&tables::root(), tier.name());
+    }
+    if arguments.dry_run {
+        return dry_run(arguments, &chosen);
     }
     let out = arguments.out.clone().unwrap_or_else(|| tables::root().join("results"));
     let path = out.join(tier.name()).join("results.json");
@@ -178,13 +196,46 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
+/// What the chosen methods would take, on the tier's data, or on ImageNet where it is not at hand.
+fn dry_run(arguments: &Arguments, chosen: &[&str]) -> Result<()> {
+    const IMAGENET: u64 = 1_281_167;
+    let tier = arguments.tier;
+    let (name, samples) = if tier == Tier::Paper && arguments.data.is_none() {
+        ("imagenet".to_string(), IMAGENET)
+    } else {
+        let (train, _) = open(arguments)?;
+        (train.name().to_string(), train.len() as u64)
+    };
+    let methods = chosen.iter().filter(|method| **method != REFERENCES);
+    let mut plans = Vec::new();
+    for method in methods {
+        // The papers have several settings for ImageNet.
+        let all: Vec<&str> = presets(method)?.into_iter().map(|(preset, _)| preset).collect();
+        let chosen = match tier {
+            Tier::Paper if all.iter().any(|p| p.starts_with("imagenet")) => all
+                .into_iter()
+                .filter(|p| p.starts_with("imagenet") && !p.starts_with("imagenette"))
+                .collect(),
+            Tier::Paper if arguments.data.is_none() => {
+                println!("{method}: no recipe for ImageNet; name its data with --data");
+                continue;
+            }
+            _ => vec![tier.preset(method)?],
+        };
+        for preset in chosen {
+            plans.push((preset, Plan::new(method, preset, None, &arguments.set)?));
+        }
+    }
+    dry_run::print(&plans, &name, samples)
+}
+
 fn short(fingerprint: &str) -> &str {
     fingerprint.get(..16).unwrap_or(fingerprint)
 }
 
 fn open(arguments: &Arguments) -> Result<(Images, Images)> {
     let tier = arguments.tier;
-    let name = arguments.data.as_deref().unwrap_or(tier.setting().0);
+    let name = arguments.data.as_deref().unwrap_or(tier.data());
     if tier == Tier::Paper && arguments.data.is_none() {
         bail!("tier paper needs --data DIR with the folders `train` and `val` of ImageNet (image-net.org)");
     }
@@ -200,8 +251,8 @@ fn open(arguments: &Arguments) -> Result<(Images, Images)> {
 fn missing(method: &str, tier: Tier, why: &str) -> Row {
     Row {
         method: method.into(),
-        recipe: tier.setting().1.into(),
-        dataset: tier.setting().0.into(),
+        recipe: tier.preset(method).unwrap_or(tier.name()).into(),
+        dataset: tier.data().into(),
         protocol: Protocol::all()[0].name().into(),
         metric: "top1".into(),
         unit: "%".into(),
@@ -265,7 +316,7 @@ impl Session<'_> {
     }
 
     fn plan(&self, method: &str, seed: u64) -> Result<Plan> {
-        let preset = self.arguments.tier.setting().1;
+        let preset = self.arguments.tier.preset(method)?;
         let mut set = self.arguments.set.clone();
         set.push(format!("train.seed={seed}"));
         if self.arguments.quick {
@@ -325,7 +376,14 @@ impl Session<'_> {
     }
 
     /// Measures every protocol on a pair of feature sets.
-    fn record(&self, method: &str, plan: &Plan, seconds: f64, train: &Features, test: &Features) -> Result<()> {
+    fn record(
+        &self,
+        method: &str,
+        plan: &Plan,
+        seconds: f64,
+        train: &Features,
+        test: &Features,
+    ) -> Result<()> {
         let mut rows = Vec::new();
         for protocol in Protocol::all() {
             let metrics = protocol.evaluate(train, test)?;
@@ -334,7 +392,7 @@ impl Session<'_> {
                 println!("{method:<12} {protocol:<18} {value:5.1} %");
                 rows.push(Row {
                     method: method.into(),
-                    recipe: self.arguments.tier.setting().1.into(),
+                    recipe: self.arguments.tier.preset(method).unwrap_or(self.arguments.tier.name()).into(),
                     dataset: self.test.name().into(),
                     protocol: protocol.name().into(),
                     metric: metric.name,
@@ -361,10 +419,13 @@ impl Session<'_> {
             return Ok(None);
         }
         let page = tables::page(method);
-        let preset = format!("{}{}", prefix_of(method).unwrap_or_default(), self.arguments.tier.setting().1);
+        let preset =
+            format!("{}{}", prefix_of(method).unwrap_or_default(), self.arguments.tier.preset(method)?);
         let tables = published::read(&tables::root().join("results/published").join(format!("{page}.json")))?;
         let linear = tables.iter().filter(|table| table.metric.contains("linear"));
-        let row = linear.flat_map(|table| &table.rows).find(|row| row.preset.as_ref() == Some(&preset) && row.set.is_empty());
+        let row = linear
+            .flat_map(|table| &table.rows)
+            .find(|row| row.preset.as_ref() == Some(&preset) && row.set.is_empty());
         Ok(row.map(|row| row.value))
     }
 }

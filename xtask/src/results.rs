@@ -246,10 +246,8 @@ mod tests {
             Row { protocol: peer.protocol.clone(), ..row("a", 0, 20.0) },
             Row { protocol: "linear-sgd-v1".into(), ..row("a", 0, 30.0) },
         ];
-        let elsewhere = [
-            Peer { method: "b".into(), ..peer.clone() },
-            Peer { dataset: "e".into(), ..peer.clone() },
-        ];
+        let elsewhere =
+            [Peer { method: "b".into(), ..peer.clone() }, Peer { dataset: "e".into(), ..peer.clone() }];
         let own = "| a | d | 20.0 | 30.0 |\n";
         let table = markdown(&ours, &[&elsewhere[..], std::slice::from_ref(&peer)].concat(), &["a"]);
         assert!(table.ends_with(&format!("{own}| *other 1.0: a* | d | 21.0 |  |\n")), "{table}");

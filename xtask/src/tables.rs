@@ -32,7 +32,8 @@ pub fn document(root: &Path, tier: &str, rows: &[Row]) -> Result<()> {
     for method in NAMES {
         let file = root.join("docs/methods").join(format!("{}.md", page(method)));
         let measured = rows.iter().any(|row| row.method == *method);
-        let table = if measured { results::markdown(rows, &peers, &[method]) } else { "Not run yet.\n".into() };
+        let table =
+            if measured { results::markdown(rows, &peers, &[method]) } else { "Not run yet.\n".into() };
         if tier != "paper" {
             results::splice(&file, &format!("{method}-{tier}"), &table)?;
         }
@@ -72,9 +73,10 @@ mod tests {
     fn documentation_is_generated() -> Result<()> {
         let root = root();
         let copy = tempfile::tempdir()?;
-        let mut files: Vec<String> = ["README.md", "docs/results.md", "docs/figures/smoke.svg", "docs/figures/small.svg"]
-            .map(String::from)
-            .into();
+        let mut files: Vec<String> =
+            ["README.md", "docs/results.md", "docs/figures/smoke.svg", "docs/figures/small.svg"]
+                .map(String::from)
+                .into();
         let mut sources: Vec<String> = ["results.json", "peers.json", "curves.json"]
             .iter()
             .flat_map(|name| ["smoke", "small"].map(|tier| format!("results/{tier}/{name}")))

@@ -3,7 +3,10 @@
 //! A method crate brings a [`MethodConfig`] and presets, [`RunConfig`] adds what every run needs, and [`fit`] puts
 //! loader, method, optimiser, loop and run directory together. Programs that want the parts use the parts.
 
+mod cost;
 pub mod tiers;
+
+pub use cost::{Passes, RunCost};
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::augment::{EvalTransform, Recipe};
 use crate::data::Batches;
 use crate::diagnostics::CollapseConfig;
-use crate::nn::ParamStore;
+use crate::nn::{BackboneConfig, ParamStore};
 use crate::optim::{LrScaling, Optimizer, OptimizerConfig, ParamGroups, Schedule, cosine};
 use crate::train::config::to_toml_string;
 use crate::train::{CollapseMonitor, Method, Observer, Outcome, Progress, RunDir, TrainConfig, Trainer};
@@ -37,8 +40,13 @@ pub trait MethodConfig: Serialize + DeserializeOwned + Clone + Send + Sync {
     /// How many views of a sample the method takes.
     fn views(&self) -> usize;
 
-    /// The backbone in words, for manifests (`resnet50`).
-    fn backbone(&self) -> String;
+    /// The backbone.
+    fn backbone(&self) -> BackboneConfig;
+
+    /// The views that pass the backbone in a step, for estimates.
+    fn passes(&self) -> Passes {
+        Passes { trained: (0..self.views()).collect(), momentum: Vec::new() }
+    }
 
     /// Parameters that the paper treats differently (no decay on biases, a frozen layer).
     fn groups(&self) -> ParamGroups {
@@ -106,7 +114,10 @@ impl<M: MethodConfig> RunConfig<M> {
         if let Some(end) = self.optim.weight_decay_end
             && !(end >= 0.0 && end.is_finite())
         {
-            return Err(Error::config("optim.weight_decay_end", format!("must be at least 0 and finite, got {end}")));
+            return Err(Error::config(
+                "optim.weight_decay_end",
+                format!("must be at least 0 and finite, got {end}"),
+            ));
         }
         self.augment.check("augment")?;
         self.eval.check("eval")?;
@@ -212,7 +223,7 @@ pub fn train<M: MethodConfig>(
         version: MANIFEST_VERSION,
         method: method.name().to_string(),
         branch: method.branch().name().to_string(),
-        backbone: config.method.backbone(),
+        backbone: config.method.backbone().to_string(),
         preprocessing: weights::canonical_json(&to_value(&config.eval)?),
         data: DataIdentity { name, fingerprint },
         licence: "unspecified".to_string(),

@@ -1,1 +1,105 @@
 //! What every method is held to, and InvaSpread's golden numbers.
+
+mod golden;
+
+use anyhow::{Result, anyhow};
+use candle_core::{Device, Tensor};
+use contrastive_core::diagnostics::WarningKind;
+use contrastive_core::dist::single;
+use contrastive_core::experiment::RunConfig;
+use contrastive_core::nn::{Mode, Module};
+use contrastive_core::optim::{Gradients, OptimizerConfig, SgdConfig};
+use contrastive_core::train::Method;
+use contrastive_invaspread::loss::criterion;
+use contrastive_invaspread::{InvaSpread, InvaSpreadConfig, recipe};
+use contrastive_testing as testing;
+
+/// The smoke preset with a network of four channels.
+fn tiny() -> Result<RunConfig<InvaSpreadConfig>> {
+    let mut run = recipe::preset("smoke")?;
+    run.method.backbone = testing::tiny_resnet();
+    run.method.output = 8;
+    Ok(run)
+}
+
+/// The gradient is one-sided, so it is not the derivative of the loss as a function of the network. It is that of the
+/// criterion against constants, where the constants are the embeddings before a parameter is moved.
+#[test]
+fn every_parameter_has_the_one_sided_gradient() -> Result<()> {
+    let config = tiny()?.method;
+    let (temperature, weight) = (config.temperature, config.negative_weight);
+    let mut method = InvaSpread::new(config, 5, &Device::Cpu)?;
+    let batch = testing::batch(8, &[16, 16])?;
+    testing::assert_gradients(&mut method, &batch, &[], &[])?;
+    testing::deep(move || {
+        let loss = method.step(&batch, &single(), &testing::progress(0))?.loss;
+        let gradients = Gradients::of(method.params(), &loss)?;
+        let x = Tensor::cat(&batch.views, 0)?;
+        let embed =
+            || -> Result<Tensor> { Ok(method.model().forward(&x, &Mode::train(&single()).without_grad())?) };
+        let constant = embed()?.copy()?;
+        for (name, place) in [("head.0.weight", 3), ("head.0.weight", 200), ("head.0.bias", 2)] {
+            let entry = method.params().get(name).ok_or_else(|| anyhow!("no parameter {name}"))?;
+            let start = entry.var.flatten_all()?.to_vec1::<f32>()?;
+            let at = |delta: f32| -> Result<f64> {
+                let mut values = start.clone();
+                values[place] += delta;
+                entry.var.set(&Tensor::from_vec(values, entry.var.shape(), &Device::Cpu)?)?;
+                testing::value(&criterion(&embed()?, &constant, temperature, weight, &single())?.loss)
+            };
+            let numeric = (at(2e-3)? - at(-2e-3)?) / 4e-3;
+            at(0.0)?;
+            let gradient = gradients.get(name).ok_or_else(|| anyhow!("no gradient of {name}"))?;
+            let analytic = f64::from(gradient.flatten_all()?.to_vec1::<f32>()?[place]);
+            let gap = (numeric - analytic).abs();
+            assert!(
+                gap < 2e-3 + 0.03 * analytic.abs(),
+                "{name}[{place}]: {analytic}, differences give {numeric}"
+            );
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn ranks_do_not_change_a_step() -> Result<()> {
+    let run = tiny()?;
+    testing::assert_ranks(|_| run.clone(), 8, &[16, 16], &[2, 4])
+}
+
+#[test]
+fn resumed_runs_end_in_the_same_bytes() -> Result<()> {
+    testing::assert_resumes(tiny()?)
+}
+
+#[test]
+fn features_get_better() -> Result<()> {
+    let mut run = recipe::preset("smoke")?;
+    run.train.epochs = 4;
+    testing::assert_learns(&run, 0.05)
+}
+
+/// The loss has no known way to collapse of its own, but the network has: weights that decay to nothing, or one leap of a
+/// rate that is far too high, leave the head's bias for every image.
+#[test]
+fn a_network_that_collapses_is_seen() -> Result<()> {
+    let mut decayed = tiny()?;
+    decayed.optim.optimizer = OptimizerConfig::Sgd(SgdConfig { weight_decay: 1.0, ..SgdConfig::default() });
+    let mut leapt = tiny()?;
+    leapt.optim.lr = 20.0;
+    for mut run in [decayed, leapt] {
+        run.train.epochs = 3;
+        let warnings = testing::warnings(&run)?;
+        assert!(warnings.contains(&WarningKind::Constant), "{warnings:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn no_collapse_is_seen_in_a_healthy_run() -> Result<()> {
+    let mut run = tiny()?;
+    run.train.epochs = 3;
+    let warnings = testing::warnings(&run)?;
+    assert!(warnings.is_empty(), "{warnings:?}");
+    Ok(())
+}

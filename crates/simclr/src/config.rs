@@ -118,8 +118,8 @@ impl MethodConfig for SimClrConfig {
         2
     }
 
-    fn backbone(&self) -> String {
-        self.backbone.to_string()
+    fn backbone(&self) -> BackboneConfig {
+        self.backbone
     }
 
     fn build(&self, seed: u64, device: &Device) -> Result<Box<dyn Method>> {

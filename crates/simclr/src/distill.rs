@@ -9,7 +9,7 @@ use contrastive_core::data::Batch;
 use contrastive_core::dist::Comm;
 use contrastive_core::experiment::{MethodConfig, OptimConfig, RunConfig};
 use contrastive_core::loss::cross_entropy;
-use contrastive_core::nn::{Mode, ParamStore};
+use contrastive_core::nn::{BackboneConfig, Mode, ParamStore};
 use contrastive_core::optim::LrScaling;
 use contrastive_core::train::{Method, Progress, StepOutput, TrainConfig};
 use contrastive_core::weights::digest;
@@ -69,8 +69,8 @@ impl MethodConfig for DistillConfig {
         1
     }
 
-    fn backbone(&self) -> String {
-        self.student.backbone.to_string()
+    fn backbone(&self) -> BackboneConfig {
+        self.student.backbone
     }
 
     fn build(&self, seed: u64, device: &Device) -> Result<Box<dyn Method>> {

@@ -11,7 +11,7 @@ use contrastive_core::data::Batch;
 use contrastive_core::dist::Comm;
 use contrastive_core::experiment::{MethodConfig, OptimConfig, RunConfig, tiers};
 use contrastive_core::loss::cross_entropy;
-use contrastive_core::nn::{Mode, ParamStore, Stem};
+use contrastive_core::nn::{BackboneConfig, Mode, ParamStore, Stem};
 use contrastive_core::optim::LrScaling;
 use contrastive_core::train::{Method, Progress, StepOutput, TrainConfig};
 use contrastive_core::{Error, Result};
@@ -48,8 +48,8 @@ impl MethodConfig for FineTuneConfig {
         1
     }
 
-    fn backbone(&self) -> String {
-        self.classifier.backbone.to_string()
+    fn backbone(&self) -> BackboneConfig {
+        self.classifier.backbone
     }
 
     fn build(&self, seed: u64, device: &Device) -> Result<Box<dyn Method>> {

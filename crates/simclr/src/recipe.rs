@@ -244,7 +244,7 @@ mod tests {
             assert_eq!((method.name(), method.head.layers), (expected, layers), "{name}");
         }
         let largest = preset("v2-imagenet-152x3-sk")?.method;
-        assert_eq!(largest.backbone(), "resnet152-x3-sk-project-same");
+        assert_eq!(largest.backbone().to_string(), "resnet152-x3-sk-project-same");
         Ok(())
     }
 }

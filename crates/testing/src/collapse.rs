@@ -29,8 +29,7 @@ pub fn warnings<M: MethodConfig>(run: &RunConfig<M>) -> Result<Vec<WarningKind>>
     let config = CollapseConfig { every: 5, ..CollapseConfig::default() };
     let mut watch = Watch { collapse: Collapse::new(config)?, kinds: Vec::new() };
     let folder = tempfile::tempdir()?;
-    let options =
-        RunOptions { observers: vec![&mut watch], ..RunOptions::new(folder.path().join("run")) };
+    let options = RunOptions { observers: vec![&mut watch], ..RunOptions::new(folder.path().join("run")) };
     fit(run, embedded::sign_digits(Split::Train)?, options)?;
     Ok(watch.kinds)
 }

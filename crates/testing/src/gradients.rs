@@ -49,7 +49,10 @@ pub fn assert_gradients(
             nudge(method.params(), name, place, step)?;
             let numeric = (up - down) / (2.0 * f64::from(step));
             let gap = (numeric - analytic).abs();
-            assert!(gap < 2e-3 + 0.03 * analytic.abs(), "{name}[{place}]: {analytic}, differences give {numeric}");
+            assert!(
+                gap < 2e-3 + 0.03 * analytic.abs(),
+                "{name}[{place}]: {analytic}, differences give {numeric}"
+            );
         }
         Ok(())
     })

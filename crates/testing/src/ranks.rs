@@ -12,12 +12,11 @@ use crate::{batch_at, deep, progress};
 /// Samples that banks are made for.
 const SAMPLES: u64 = 4096;
 
+/// Losses of the steps, and tensors by name after them.
+type Outcome = (Vec<f64>, Vec<(String, Tensor)>);
+
 /// A few optimiser steps as the training loop makes them; the losses, and all that a checkpoint holds, after them.
-fn steps<M: MethodConfig>(
-    run: &RunConfig<M>,
-    batches: &[Batch],
-    comm: &Comm,
-) -> Result<(Vec<f64>, Vec<(String, Tensor)>)> {
+fn steps<M: MethodConfig>(run: &RunConfig<M>, batches: &[Batch], comm: &Comm) -> Result<Outcome> {
     let mut method = run.method.build(1, &candle_core::Device::Cpu)?;
     method.prepare(SAMPLES)?;
     let mut optimizer = run.optimizer(method.params())?;
@@ -40,7 +39,8 @@ fn steps<M: MethodConfig>(
 
 fn share(batch: &Batch, rank: usize, size: usize) -> Result<Batch> {
     let n = batch.len() / size;
-    let views = batch.views.iter().map(|v| Ok(v.narrow(0, rank * n, n)?.contiguous()?)).collect::<Result<_>>()?;
+    let views =
+        batch.views.iter().map(|v| Ok(v.narrow(0, rank * n, n)?.contiguous()?)).collect::<Result<_>>()?;
     Ok(Batch { views, indices: batch.indices[rank * n..(rank + 1) * n].to_vec(), labels: None })
 }
 
@@ -70,7 +70,10 @@ pub fn assert_ranks<M: MethodConfig + 'static>(
         for thread in threads {
             let (rank_losses, tensors) = thread.join().map_err(|_| anyhow!("a rank panicked"))??;
             for (step, (a, b)) in rank_losses.iter().zip(&losses).enumerate() {
-                assert!((a - b).abs() < 1e-4 * b.abs().max(1.0), "{size} ranks, step {step}: {a}, one rank: {b}");
+                assert!(
+                    (a - b).abs() < 1e-4 * b.abs().max(1.0),
+                    "{size} ranks, step {step}: {a}, one rank: {b}"
+                );
             }
             assert_eq!(tensors.len(), expected.len());
             for ((name, a), (_, b)) in tensors.iter().zip(&expected) {

@@ -1,15 +1,27 @@
 //! Short forms of operations, so that a published recipe reads as a list.
 
-use super::{BlurKernel, CIFAR_MEAN, CIFAR_STD_PER_IMAGE, IMAGENET_MEAN, IMAGENET_STD, Interpolation, Op, ViewRecipe};
+use super::{
+    BlurKernel, CIFAR_MEAN, CIFAR_STD_PER_IMAGE, IMAGENET_MEAN, IMAGENET_STD, Interpolation, Op, ViewRecipe,
+};
 
 /// A random crop of `scale` of the area, to `size` x `size`, bilinear (torchvision's default).
 pub fn crop(size: usize, scale: [f64; 2]) -> Op {
-    Op::RandomResizedCrop { size, scale, ratio: [3.0 / 4.0, 4.0 / 3.0], interpolation: Interpolation::Bilinear }
+    Op::RandomResizedCrop {
+        size,
+        scale,
+        ratio: [3.0 / 4.0, 4.0 / 3.0],
+        interpolation: Interpolation::Bilinear,
+    }
 }
 
 /// The same, bicubic.
 pub fn bicubic_crop(size: usize, scale: [f64; 2]) -> Op {
-    Op::RandomResizedCrop { size, scale, ratio: [3.0 / 4.0, 4.0 / 3.0], interpolation: Interpolation::Bicubic }
+    Op::RandomResizedCrop {
+        size,
+        scale,
+        ratio: [3.0 / 4.0, 4.0 / 3.0],
+        interpolation: Interpolation::Bicubic,
+    }
 }
 
 /// A mirror image half of the time.

@@ -2,7 +2,9 @@
 
 use candle_core::Tensor;
 
-use super::{BatchNormKind, Builder, Encoder, Mode, Module, ResNet, ResNetConfig, VisionTransformer, VitConfig};
+use super::{
+    BatchNormKind, Builder, Encoder, Mode, Module, ResNet, ResNetConfig, VisionTransformer, VitConfig,
+};
 use crate::Result;
 
 /// A backbone and its settings; in a file, the table's `kind` is `"resnet"` or `"vit"`.

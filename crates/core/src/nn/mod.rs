@@ -1,6 +1,7 @@
 //! Parameter store, layers, initialisers and backbones. Parameter names are torchvision's and timm's.
 
 mod backbone;
+mod cost;
 mod heads;
 mod layers;
 mod mode;
@@ -12,6 +13,7 @@ mod tests;
 mod vit;
 
 pub use backbone::{Backbone, BackboneConfig};
+pub use cost::Cost;
 pub use heads::{Activation, Mlp, MlpLayer};
 pub use layers::{
     BatchNorm, BatchNormConfig, BatchNormKind, Conv2d, Conv2dConfig, LayerNorm, Linear, MaxPool2d, Relu,

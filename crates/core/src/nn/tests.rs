@@ -241,10 +241,19 @@ fn passes_without_gradients_build_no_graph() -> Result<()> {
 /// SimCLR's head: no linear bias, the last batch norm without beta.
 fn head(b: &Builder, inputs: usize) -> Result<Mlp> {
     let norm = BatchNormConfig::default();
-    let hidden =
-        MlpLayer { width: inputs, weight: Init::Normal(0.01), bias: None, norm: Some(norm), activation: Activation::Relu };
+    let hidden = MlpLayer {
+        width: inputs,
+        weight: Init::Normal(0.01),
+        bias: None,
+        norm: Some(norm),
+        activation: Activation::Relu,
+    };
     let last_norm = Some(BatchNormConfig { beta: None, ..norm });
-    Mlp::new(b, inputs, &[hidden, MlpLayer { width: 8, norm: last_norm, activation: Activation::None, ..hidden }])
+    Mlp::new(
+        b,
+        inputs,
+        &[hidden, MlpLayer { width: 8, norm: last_norm, activation: Activation::None, ..hidden }],
+    )
 }
 
 #[test]

@@ -105,7 +105,7 @@ impl Schedule {
                 base * gamma.powf(reached as f64)
             }
             Self::Factors { milestones, factors } => {
-                let reached = milestones.iter().zip(factors).filter(|(m, _)| **m <= progress.epoch).last();
+                let reached = milestones.iter().zip(factors).rfind(|(m, _)| **m <= progress.epoch);
                 base * reached.map_or(1.0, |(_, factor)| *factor)
             }
             Self::CosinePerEpoch {} => cosine(base, 0.0, progress.epoch as f64, progress.total_epochs as f64),

@@ -24,7 +24,10 @@ impl MemoryBank {
     /// A size of 0.
     pub fn new(name: &str, [samples, dim]: [usize; 2], seed: u64, device: &Device) -> Result<Self> {
         if samples == 0 || dim == 0 {
-            return Err(Error::config(name.to_string(), format!("a bank of [{samples}, {dim}] holds nothing")));
+            return Err(Error::config(
+                name.to_string(),
+                format!("a bank of [{samples}, {dim}] holds nothing"),
+            ));
         }
         let bound = 1.0 / (dim as f64 / 3.0).sqrt();
         let mut stream = Key::new(seed, Purpose::State).name(name).stream();
@@ -70,7 +73,8 @@ impl MemoryBank {
             return Err(Error::shape("memory bank", format!("[{}, {dim}]", samples.len()), features.dims()));
         }
         let old = self.gather(samples)?;
-        let new = l2_normalize(&((old * momentum)? + (features.detach() * (1.0 - momentum))?)?)?.contiguous()?;
+        let new =
+            l2_normalize(&((old * momentum)? + (features.detach() * (1.0 - momentum))?)?)?.contiguous()?;
         for (row, &sample) in samples.iter().enumerate() {
             self.rows.slice_set(&new.narrow(0, row, 1)?.contiguous()?, 0, sample as usize)?;
         }
@@ -112,11 +116,13 @@ mod tests {
     fn an_update_moves_its_rows_alone() -> Result<()> {
         let mut bank = MemoryBank::new("bank", [4, 3], 1, &Device::Cpu)?;
         let before = bank.rows().to_vec2::<f32>()?;
-        let state: HashMap<_, _> = bank.state().into_iter().map(|(n, t)| Ok((n, t.copy()?))).collect::<Result<_>>()?;
+        let state: HashMap<_, _> =
+            bank.state().into_iter().map(|(n, t)| Ok((n, t.copy()?))).collect::<Result<_>>()?;
         bank.update(&[2], &Tensor::new(&[[0f32, 0.0, 1.0]], &Device::Cpu)?, 0.5)?;
         let after = bank.rows().to_vec2::<f32>()?;
         assert_eq!([&after[0], &after[1], &after[3]], [&before[0], &before[1], &before[3]]);
-        let raw: Vec<f32> = before[2].iter().zip([0.0, 0.0, 1.0]).map(|(old, new)| 0.5 * old + 0.5 * new).collect();
+        let raw: Vec<f32> =
+            before[2].iter().zip([0.0, 0.0, 1.0]).map(|(old, new)| 0.5 * old + 0.5 * new).collect();
         let norm = raw.iter().map(|x| x * x).sum::<f32>().sqrt();
         for (got, raw) in after[2].iter().zip(&raw) {
             assert!((got - raw / norm).abs() < 1e-6);

@@ -63,7 +63,8 @@ impl Momentum {
     /// # Errors
     /// [`Error::Weights`] listing every missing and mis-shaped name; nothing has changed then.
     pub fn load_state(&self, state: &HashMap<String, Tensor>) -> Result<()> {
-        let own = state.iter().filter_map(|(name, t)| Some((name.strip_prefix(PREFIX)?.to_string(), t.clone())));
+        let own =
+            state.iter().filter_map(|(name, t)| Some((name.strip_prefix(PREFIX)?.to_string(), t.clone())));
         self.params.load(&own.collect(), "the state of the momentum encoder")
     }
 }

@@ -128,11 +128,14 @@ mod tests {
     #[test]
     fn rows_replace_the_oldest_and_survive_a_checkpoint() -> Result<()> {
         let mut queue = Queue::empty("queue", [5, 2], &Device::Cpu)?;
-        let rows = |from: u32| (Tensor::arange(from, from + 6, &Device::Cpu)?.to_dtype(DType::F32)? / 2.0)?.reshape((3, 2));
+        let rows = |from: u32| {
+            (Tensor::arange(from, from + 6, &Device::Cpu)?.to_dtype(DType::F32)? / 2.0)?.reshape((3, 2))
+        };
         queue.push(&rows(2)?)?;
         assert!(!queue.is_full());
         assert_eq!(column(&queue)?, [1.0, 2.0, 3.0, 0.0, 0.0]);
-        let state: HashMap<_, _> = queue.state()?.into_iter().map(|(n, t)| Ok((n, t.copy()?))).collect::<Result<_>>()?;
+        let state: HashMap<_, _> =
+            queue.state()?.into_iter().map(|(n, t)| Ok((n, t.copy()?))).collect::<Result<_>>()?;
         queue.push(&rows(8)?)?;
         assert!(queue.is_full());
         assert_eq!(column(&queue)?, [6.0, 2.0, 3.0, 4.0, 5.0]);

@@ -89,8 +89,8 @@ impl MethodConfig for ClassifierConfig {
         1
     }
 
-    fn backbone(&self) -> String {
-        self.backbone.to_string()
+    fn backbone(&self) -> BackboneConfig {
+        self.backbone
     }
 
     fn groups(&self) -> ParamGroups {

@@ -1,0 +1,24 @@
+//! Names in checkpoints.
+//!
+//! A training checkpoint holds `backbone.*`, `projector.*` and `predictor.*` of the online network, and the target
+//! network's `backbone.*` and `projector.*` behind `momentum.`; an exported encoder holds the online backbone under
+//! torchvision's names, without prefix and without heads.
+//!
+//! The official checkpoints are pickled dictionaries of Haiku's (`experiment_state`: `online_params`, `online_state`):
+//!
+//! | Haiku | here |
+//! | --- | --- |
+//! | `initial_conv`, `initial_batchnorm` | `conv1`, `bn1` |
+//! | `block_group_{g}/~/block_{b}/~/conv_{j}`, `batchnorm_{j}` | `layer{g+1}.{b}.conv{j+1}`, `bn{j+1}` |
+//! | `shortcut_conv`, `shortcut_batchnorm` | `downsample.0`, `downsample.1` |
+//! | `projector/linear`, `batch_norm`, `linear_1` | `projector.0`, `projector.1`, `projector.3` |
+//! | `predictor/linear`, `batch_norm`, `linear_1` | `predictor.0`, `predictor.1`, `predictor.3` |
+//! | `w` `[H, W, I, O]` or `[I, O]`; `scale`, `offset` `[1, 1, 1, C]` | `weight` `[O, I, H, W]` or `[O, I]`; `weight`, `bias` `[C]` |
+//! | `mean_ema`, `var_ema`: `average` | `running_mean`, `running_var` |
+
+/// Prefix of the backbone in the parameter store.
+pub const BACKBONE: &str = "backbone";
+/// Prefix of the projector in the parameter store.
+pub const PROJECTOR: &str = "projector";
+/// Prefix of the predictor in the parameter store.
+pub const PREDICTOR: &str = "predictor";

@@ -1,0 +1,10 @@
+//! Names in checkpoints.
+//!
+//! A training checkpoint holds `backbone.*` and `head.*`; an exported encoder holds the backbone under torchvision's
+//! names, without prefix and without head. (The official code's own checkpoints, of which none was released, have
+//! `net` with `module.*`, shortcuts as `shortcut.*` and the head as `linear.*`.)
+
+/// Prefix of the backbone in the parameter store.
+pub const BACKBONE: &str = "backbone";
+/// Prefix of the head in the parameter store.
+pub const HEAD: &str = "head";

@@ -1,0 +1,86 @@
+//! One step of SimSiam, as the training loop sees it.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+use contrastive_core::data::Batch;
+use contrastive_core::dist::Comm;
+use contrastive_core::experiment::MethodConfig;
+use contrastive_core::nn::{Mode, Module, ParamStore};
+use contrastive_core::train::{Method, Progress, StepOutput};
+use contrastive_core::{Error, Result};
+
+use crate::config::SimSiamConfig;
+use crate::loss::simsiam_loss;
+use crate::model::SimSiamModel;
+use crate::weights::BACKBONE;
+
+/// SimSiam. It has no state beyond its parameters.
+pub struct SimSiam {
+    config: SimSiamConfig,
+    params: ParamStore,
+    model: SimSiamModel,
+}
+
+impl SimSiam {
+    /// Fresh parameters drawn from `seed`.
+    ///
+    /// # Errors
+    /// Settings out of range.
+    pub fn new(config: SimSiamConfig, seed: u64, device: &Device) -> Result<Self> {
+        config.check("method")?;
+        let params = ParamStore::new(seed, device);
+        let model = SimSiamModel::new(&params.builder(), &config)?;
+        Ok(Self { config, params, model })
+    }
+
+    /// The networks.
+    pub fn model(&self) -> &SimSiamModel {
+        &self.model
+    }
+}
+
+impl Method for SimSiam {
+    fn name(&self) -> &str {
+        self.config.name()
+    }
+
+    fn views(&self) -> usize {
+        self.config.views()
+    }
+
+    fn params(&self) -> &ParamStore {
+        &self.params
+    }
+
+    fn step(&mut self, batch: &Batch, comm: &Comm, _progress: &Progress) -> Result<StepOutput> {
+        let [x1, x2] = batch.views.as_slice() else {
+            return Err(Error::shape("simsiam", "2 views", &[batch.views.len()]));
+        };
+        // Each view is a batch of its own to batch norm.
+        let mode = Mode::train(comm);
+        let [h1, z1, p1] = self.model.forward(x1, &mode)?;
+        let [_, z2, p2] = self.model.forward(x2, &mode)?;
+        let fixed = [z1.detach(), z2.detach()];
+        let [t1, t2] = if self.config.stop_gradient { fixed.clone() } else { [z1, z2] };
+        Ok(StepOutput {
+            loss: simsiam_loss([&p1, &p2], [&t1, &t2])?,
+            terms: Vec::new(),
+            embeddings: fixed.into(),
+            features: Some(h1.detach()),
+        })
+    }
+
+    fn features(&self, x: &Tensor) -> Result<Tensor> {
+        self.model.backbone.forward(x, &Mode::eval())
+    }
+
+    fn backbone(&self) -> Vec<(String, Tensor)> {
+        self.params.tensors_under(BACKBONE)
+    }
+
+    fn load_backbone(&mut self, tensors: &HashMap<String, Tensor>, source: &Path) -> Result<()> {
+        self.params.load_under(BACKBONE, tensors, source)
+    }
+}
