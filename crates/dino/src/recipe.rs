@@ -315,6 +315,7 @@ fn cifar10_solo_learn() -> RunConfig<DinoConfig> {
             head: HeadConfig { output: 4096, ..HeadConfig::official() },
             momentum: 0.9995,
             momentum_end: 1.0,
+            freeze_last_layer: 1,
             ..base.method
         },
         train: train(1000, 256, None),
@@ -342,10 +343,26 @@ fn cifar10_small() -> RunConfig<DinoConfig> {
     tiers::cifar10_small(narrow(), 2)
 }
 
+/// Random networks see hardly more of a photograph's own in two of the tier's views than of another's, and DINO can only
+/// strengthen what both views have in common. So crops are large here, the output is small, the teacher quick and sharp
+/// and the centre that of the step before.
 fn smoke() -> RunConfig<DinoConfig> {
-    let method = narrow();
-    let views = method.local_crops + 2;
-    tiers::smoke(method, views)
+    let base = narrow();
+    let method = DinoConfig {
+        head: HeadConfig { bottleneck: 64, output: 256, norm_last_layer: false, ..base.head },
+        teacher_temperature: TeacherTemperature::constant(0.03),
+        centre_momentum: 0.0,
+        momentum: 0.97,
+        momentum_end: 0.97,
+        ..base
+    };
+    let run = tiers::smoke(method, 2);
+    let views = vec![view("global", 2, tiers::light_ops(20, [0.7, 1.0], 0.0, tiers::SMOKE_NORM))];
+    RunConfig {
+        augment: Recipe { views, ..run.augment },
+        optim: OptimConfig { lr: 0.15, ..run.optim },
+        ..run
+    }
 }
 
 /// A vision transformer of 4 blocks on patches of 4 pixels.

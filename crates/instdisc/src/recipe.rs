@@ -111,7 +111,15 @@ fn cifar10_small() -> RunConfig<InstDiscConfig> {
 }
 
 fn smoke() -> RunConfig<InstDiscConfig> {
-    tiers::smoke(narrow(0.1), 1)
+    let base = tiers::smoke(InstDiscConfig { bank_momentum: 0.0, ..narrow(0.1) }, 1);
+    RunConfig {
+        train: TrainConfig { epochs: 32, batch_size: 32, ..base.train },
+        optim: OptimConfig {
+            schedule: Schedule::WarmupCosine { warmup_epochs: 3.0, end: 0.0, start: 0.0 },
+            ..base.optim
+        },
+        ..base
+    }
 }
 
 #[cfg(test)]

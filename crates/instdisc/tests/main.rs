@@ -95,7 +95,7 @@ fn z_and_the_bank_change_when_they_should() -> Result<()> {
 #[test]
 fn features_get_better() -> Result<()> {
     let mut run = recipe::preset("smoke")?;
-    run.train.epochs = 4;
+    run.train.epochs = 12;
     testing::assert_learns(&run, 0.05)
 }
 

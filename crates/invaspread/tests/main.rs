@@ -75,7 +75,7 @@ fn resumed_runs_end_in_the_same_bytes() -> Result<()> {
 #[test]
 fn features_get_better() -> Result<()> {
     let mut run = recipe::preset("smoke")?;
-    run.train.epochs = 4;
+    run.train.epochs = 8;
     testing::assert_learns(&run, 0.05)
 }
 

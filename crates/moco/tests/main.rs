@@ -5,6 +5,7 @@ mod shuffled;
 
 use anyhow::Result;
 use candle_core::{Device, Tensor};
+use contrastive_core::diagnostics::WarningKind;
 use contrastive_core::dist::single;
 use contrastive_core::experiment::{MethodConfig, RunConfig};
 use contrastive_core::nn::{BackboneConfig, VitConfig};
@@ -102,6 +103,34 @@ fn ranks_do_not_change_a_step_of_v3() -> Result<()> {
 fn resumed_runs_end_in_the_same_bytes() -> Result<()> {
     testing::assert_resumes(run_of(MocoConfig::V2(tiny()?))?)?;
     testing::assert_resumes(run_of(MocoConfig::V3(tiny_v3()?))?)
+}
+
+#[test]
+fn features_get_better() -> Result<()> {
+    let run = recipe::preset("v1-smoke")?;
+    testing::assert_learns(&run, 0.03)
+}
+
+/// A key encoder that is the query encoder of the moment (momentum 0, which fails in the paper) collapses; one that
+/// follows slowly does not, and neither does v3.
+#[test]
+fn a_key_encoder_without_momentum_is_seen_to_collapse() -> Result<()> {
+    let warnings = |momentum: f64| -> Result<Vec<WarningKind>> {
+        let mut run = recipe::preset("v2-smoke")?;
+        run.train.epochs = 3;
+        if let MocoConfig::V2(config) = &mut run.method {
+            config.momentum = momentum;
+        }
+        testing::warnings(&run)
+    };
+    let seen = warnings(0.0)?;
+    assert!(seen.contains(&WarningKind::Constant), "{seen:?}");
+    let seen = warnings(0.999)?;
+    assert!(seen.is_empty(), "{seen:?}");
+    let mut run = run_of(MocoConfig::V3(tiny_v3()?))?;
+    run.train.epochs = 3;
+    assert!(testing::warnings(&run)?.is_empty());
+    Ok(())
 }
 
 /// The key encoder's parameters follow the query encoder's before the keys are made; its running statistics are its own.

@@ -90,7 +90,7 @@ fn presets_are_valid_and_survive_toml() -> Result<()> {
     assert_eq!(named.method.checkpoint, Some(PathBuf::from("runs/first/last.safetensors")));
     let set = ["method.backbone.selective_kernels=0.0625".into(), "method.backbone.depth=50".into()];
     let run = contrastive_core::train::config::layered(&recipe::preset("v2-smoke")?, None, &set)?;
-    assert_eq!(run.method.backbone(), "resnet50-cifar-w16-sk");
+    assert_eq!(run.method.backbone().to_string(), "resnet50-cifar-w16-sk");
     Ok(())
 }
 

@@ -6,7 +6,8 @@ use anyhow::Result;
 use candle_core::{Device, Tensor};
 use contrastive_core::diagnostics::WarningKind;
 use contrastive_core::dist::single;
-use contrastive_core::experiment::RunConfig;
+use contrastive_core::experiment::{RunConfig, tiers};
+use contrastive_core::nn::ResNetConfig;
 use contrastive_core::optim::Gradients;
 use contrastive_core::train::Method;
 use contrastive_simsiam::{Predictor, SimSiam, SimSiamConfig, recipe};
@@ -54,11 +55,12 @@ fn resumed_runs_end_in_the_same_bytes() -> Result<()> {
     testing::assert_resumes(tiny()?)
 }
 
+/// All of the preset's epochs, at half of its width: without negatives the first ones only find the targets.
 #[test]
 fn features_get_better() -> Result<()> {
     let mut run = recipe::preset("smoke")?;
-    run.train.epochs = 4;
-    testing::assert_learns(&run, 0.05)
+    run.method.backbone = ResNetConfig { base_width: 8, ..tiers::narrow_resnet() }.into();
+    testing::assert_learns(&run, 0.1)
 }
 
 /// The gradients of one step on the same noise.
@@ -168,28 +170,23 @@ fn a_healthy_run_raises_no_warning() -> Result<()> {
 
 #[test]
 fn collapse_without_stop_gradient_is_seen() -> Result<()> {
-    for affine in [false, true] {
-        let seen = warnings(|run| {
-            run.method.stop_gradient = false;
-            run.method.head.last_affine = affine;
-        })?;
-        println!("no sg affine {affine} {seen:?}");
-        let seen = warnings(|run| {
-            run.method.predictor = Predictor::None;
-            run.method.head.last_affine = affine;
-        })?;
-        println!("no pred affine {affine} {seen:?}");
-        let seen = warnings(|run| {
-            run.method.predictor = Predictor::Fixed;
-            run.method.head.last_affine = affine;
-        })?;
-        println!("fixed pred affine {affine} {seen:?}");
-    }
+    let open = warnings(|run| (run.method.stop_gradient, run.method.head.last_affine) = (false, true))?;
+    assert!(
+        open.iter().any(|kind| matches!(
+            kind,
+            WarningKind::Constant | WarningKind::Rank | WarningKind::DeadDimensions | WarningKind::SameViews
+        )),
+        "{open:?}"
+    );
     Ok(())
 }
 
 #[test]
-#[ignore]
-fn sweep() -> Result<()> {
-    sweep::sweep(recipe::preset)
+fn collapse_without_predictor_is_seen() -> Result<()> {
+    let seen = warnings(|run| run.method.predictor = Predictor::None)?;
+    println!("nopred plain {seen:?}");
+    let seen2 =
+        warnings(|run| (run.method.predictor, run.method.head.last_affine) = (Predictor::None, true))?;
+    println!("nopred affine {seen2:?}");
+    Ok(())
 }

@@ -34,3 +34,33 @@ pub fn swav_loss(scores: &Tensor, assignments: &[Tensor], temperature: f64) -> R
     let mean = soft_cross_entropy(&(scores / temperature)?, &targets)?;
     Ok((mean * (views as f64 / (assignments.len() * (views - 1)) as f64))?)
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+    use contrastive_core::dist::single;
+
+    use super::*;
+    use crate::sinkhorn::sinkhorn;
+
+    /// Where all samples have one embedding the assignments are uniform, and so is what predicts them: ln 3000 = 8.006.
+    #[test]
+    fn the_loss_of_one_embedding_for_all_is_the_logarithm_of_the_prototypes() -> Result<()> {
+        let scores = (Tensor::ones((8, 3000), DType::F32, &Device::Cpu)? * 0.3)?;
+        let q = sinkhorn(&scores.narrow(0, 0, 4)?, 0.05, 3, &single())?;
+        let loss = swav_loss(&scores, &[q.clone(), q], 0.1)?.to_scalar::<f32>()?;
+        assert!((loss - 8.0064).abs() < 1e-3, "{loss}");
+        Ok(())
+    }
+
+    #[test]
+    fn faults_are_named() -> Result<()> {
+        let table = |rows| Tensor::zeros((rows, 5), DType::F32, &Device::Cpu);
+        let q = table(4)?;
+        assert!(swav_loss(&table(8)?, std::slice::from_ref(&q), 0.1).is_ok());
+        assert!(swav_loss(&table(8)?, &[], 0.1).is_err());
+        assert!(swav_loss(&table(4)?, std::slice::from_ref(&q), 0.1).is_err());
+        assert!(swav_loss(&table(10)?, &[q.clone(), q], 0.1).is_err());
+        Ok(())
+    }
+}

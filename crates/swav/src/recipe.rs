@@ -237,27 +237,20 @@ fn narrow(prototypes: usize, views: usize) -> SwavConfig {
     }
 }
 
-/// The tier's views, and `count` small crops of `size` pixels beside them.
-fn small_crops<M>(
-    run: RunConfig<M>,
-    count: usize,
-    size: usize,
-    flip: f64,
-    norm: ([f32; 3], [f32; 3]),
-) -> RunConfig<M> {
-    let small = view("small", count, tiers::light_ops(size, [0.08, 0.3], flip, norm));
-    let views = run.augment.views.into_iter().map(|large| ViewRecipe { name: "large".into(), ..large });
-    RunConfig { augment: multi_crop(views.chain([small]).collect()), ..run }
-}
-
 fn cifar10_small() -> RunConfig<SwavConfig> {
     let run = tiers::cifar10_small(narrow(512, 6), 2);
-    small_crops(run, 4, 20, 0.5, tiers::CIFAR_NORM)
+    let large = run.augment.views.into_iter().map(|large| ViewRecipe { name: "large".into(), ..large });
+    let small = view("small", 4, tiers::light_ops(20, [0.08, 0.3], 0.5, tiers::CIFAR_NORM));
+    RunConfig { augment: multi_crop(large.chain([small]).collect()), ..run }
 }
 
 fn smoke() -> RunConfig<SwavConfig> {
-    let run = tiers::smoke(narrow(64, 4), 2);
-    small_crops(run, 2, 12, 0.0, tiers::SMOKE_NORM)
+    // Few prototypes for small batches, and nearly hard assignments: with an ε of 0.02 or more the loss stays at ln K for
+    // most of these few hundred steps.
+    let method = SwavConfig { epsilon: 0.005, ..narrow(24, 2) };
+    let run = tiers::smoke(method, 2);
+    let schedule = Schedule::WarmupCosine { warmup_epochs: 2.0, end: 0.0, start: 0.0 };
+    RunConfig { optim: OptimConfig { lr: 0.3, schedule, ..run.optim }, ..run }
 }
 
 #[cfg(test)]
