@@ -1,4 +1,4 @@
-//! The methods that can be run by name. A new method has one line in [`methods!`], and nothing else in this program.
+//! The methods that can be run by name. A new method has one line in the macro call below, and nothing else in this program.
 
 use std::path::Path;
 

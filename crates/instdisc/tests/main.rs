@@ -17,6 +17,8 @@ fn tiny() -> Result<RunConfig<InstDiscConfig>> {
     let mut run = recipe::preset("smoke")?;
     run.method.backbone = testing::tiny_resnet();
     run.method.output = 8;
+    run.method.bank_momentum = 0.5;
+    run.train.batch_size = 96;
     Ok(run)
 }
 
