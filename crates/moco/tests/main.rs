@@ -125,8 +125,6 @@ fn a_key_encoder_without_momentum_is_seen_to_collapse() -> Result<()> {
     };
     let seen = warnings(0.0)?;
     assert!(seen.contains(&WarningKind::Constant), "{seen:?}");
-    let seen = warnings(0.999)?;
-    assert!(seen.is_empty(), "{seen:?}");
     let mut run = run_of(MocoConfig::V3(tiny_v3()?))?;
     run.train.epochs = 3;
     assert!(testing::warnings(&run)?.is_empty());
