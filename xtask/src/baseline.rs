@@ -1,14 +1,11 @@
 //! What a self-supervised number is held against: pixels, a network with random weights, supervised training.
 
-use std::collections::HashMap;
-use std::path::Path;
-
 use candle_core::{Device, Tensor};
 use contrastive_core::data::Batch;
 use contrastive_core::dist::Comm;
 use contrastive_core::experiment::MethodConfig;
 use contrastive_core::loss::cross_entropy;
-use contrastive_core::nn::{Backbone, BackboneConfig, Encoder, Linear, Mode, Module, ParamStore};
+use contrastive_core::nn::{BACKBONE, Backbone, BackboneConfig, Encoder, Linear, Mode, Module, ParamStore};
 use contrastive_core::train::{Method, Progress, StepOutput};
 use contrastive_core::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -46,7 +43,7 @@ impl MethodConfig for SupervisedConfig {
 
     fn build(&self, seed: u64, device: &Device) -> Result<Box<dyn Method>> {
         let params = ParamStore::new(seed, device);
-        let backbone = Backbone::new(&params.builder().pp("backbone"), &self.backbone)?;
+        let backbone = Backbone::new(&params.builder().pp(BACKBONE), &self.backbone)?;
         let classifier =
             Linear::torch_default(&params.builder().pp("classifier"), backbone.width(), self.classes)?;
         Ok(Box::new(Supervised { params, backbone, classifier }))
@@ -85,13 +82,5 @@ impl Method for Supervised {
 
     fn features(&self, x: &Tensor) -> Result<Tensor> {
         self.backbone.forward(x, &Mode::eval())
-    }
-
-    fn backbone(&self) -> Vec<(String, Tensor)> {
-        self.params.tensors_under("backbone")
-    }
-
-    fn load_backbone(&mut self, tensors: &HashMap<String, Tensor>, source: &Path) -> Result<()> {
-        self.params.load_under("backbone", tensors, source)
     }
 }

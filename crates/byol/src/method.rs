@@ -1,7 +1,6 @@
 //! One step of BYOL, as the training loop sees it.
 
 use std::collections::HashMap;
-use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use contrastive_core::data::Batch;
@@ -16,7 +15,6 @@ use contrastive_core::{Error, Result};
 use crate::config::{ByolConfig, TargetInit};
 use crate::loss::byol_loss;
 use crate::model::{Network, predictor};
-use crate::weights::BACKBONE;
 
 /// BYOL. Its state beyond its parameters is the target network.
 pub struct Byol {
@@ -114,14 +112,6 @@ impl Method for Byol {
 
     fn features(&self, x: &Tensor) -> Result<Tensor> {
         self.online.backbone.forward(x, &Mode::eval())
-    }
-
-    fn backbone(&self) -> Vec<(String, Tensor)> {
-        self.params.tensors_under(BACKBONE)
-    }
-
-    fn load_backbone(&mut self, tensors: &HashMap<String, Tensor>, source: &Path) -> Result<()> {
-        self.params.load_under(BACKBONE, tensors, source)
     }
 
     fn state(&self) -> Result<Vec<(String, Tensor)>> {

@@ -1,5 +1,6 @@
 //! Presets: the paper's settings, the official repository's where they differ, CIFAR-10 benchmarks, and small ones.
 
+use contrastive_core::Result;
 use contrastive_core::augment::ops::{
     bicubic_crop, cifar, crop, flip, gray, imagenet as imagenet_norm, jitter, normalize, solarize, view,
 };
@@ -7,11 +8,10 @@ use contrastive_core::augment::{
     BlurKernel, CIFAR_MEAN, CIFAR_STD, CIFAR_STD_PER_IMAGE, EvalTransform, IMAGENET_MEAN, IMAGENET_STD,
     Interpolation, Op, Recipe,
 };
-use contrastive_core::experiment::{OptimConfig, RunConfig, tiers};
+use contrastive_core::experiment::{OptimConfig, RunConfig, tiers, unknown_preset};
 use contrastive_core::nn::{BackboneConfig, Init, ResNetConfig, Shortcut, Stem};
 use contrastive_core::optim::{LarsConfig, LarsVariant, LrScaling, OptimizerConfig, Schedule, SgdConfig};
 use contrastive_core::train::TrainConfig;
-use contrastive_core::{Error, Result};
 
 use crate::config::{ByolConfig, HeadConfig, HeadStyle, LossForm, MomentumSchedule, TargetInit};
 
@@ -43,7 +43,7 @@ pub const IMAGENET_LINEAR: f64 = 74.3;
 /// The preset of this name.
 ///
 /// # Errors
-/// [`Error::Config`] listing the known names.
+/// [`contrastive_core::Error::Config`] listing the known names.
 pub fn preset(name: &str) -> Result<RunConfig<ByolConfig>> {
     match name {
         "imagenet" => Ok(imagenet(Budget { epochs: 1000, lr: 0.2, weight_decay: 1.5e-6, momentum: 0.996 })),
@@ -60,10 +60,7 @@ pub fn preset(name: &str) -> Result<RunConfig<ByolConfig>> {
         "cifar10-solo-learn" => Ok(cifar10_solo_learn()),
         "cifar10-small" => Ok(cifar10_small()),
         "smoke" => Ok(smoke()),
-        _ => {
-            let known: Vec<&str> = PRESETS.iter().map(|(name, _)| *name).collect();
-            Err(Error::config("preset", format!("`{name}` is unknown; known: {}", known.join(", "))))
-        }
+        _ => Err(unknown_preset(name, &PRESETS)),
     }
 }
 
@@ -268,16 +265,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_preset_is_valid_and_survives_toml() -> Result<()> {
-        for (name, _) in PRESETS {
-            let run = preset(name)?;
-            run.check()?;
-            let text = contrastive_core::train::config::to_toml_string(&run)?;
-            let again = contrastive_core::train::config::layered(&run, None, &[])?;
-            assert_eq!(run, again, "{name}: {text}");
-        }
-        assert!(preset("nonsense").is_err());
-        Ok(())
+    fn every_preset_is_valid_and_survives_toml() -> anyhow::Result<()> {
+        contrastive_testing::assert_presets(&PRESETS, preset)
     }
 
     fn at(step: u64) -> Progress {

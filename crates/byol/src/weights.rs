@@ -16,8 +16,7 @@
 //! | `w` `[H, W, I, O]` or `[I, O]`; `scale`, `offset` `[1, 1, 1, C]` | `weight` `[O, I, H, W]` or `[O, I]`; `weight`, `bias` `[C]` |
 //! | `mean_ema`, `var_ema`: `average` | `running_mean`, `running_var` |
 
-/// Prefix of the backbone in the parameter store.
-pub const BACKBONE: &str = "backbone";
+pub use contrastive_core::nn::BACKBONE;
 /// Prefix of the projector in the parameter store.
 pub const PROJECTOR: &str = "projector";
 /// Prefix of the predictor in the parameter store.

@@ -1,10 +1,10 @@
 //! Loss and gradient against the official code's formula and lightly's loss (`fixtures/make_golden.py`).
 
 use anyhow::Result;
-use candle_core::{Device, Tensor, Var};
+use candle_core::Var;
 use contrastive_byol::LossForm;
 use contrastive_byol::loss::{byol_loss, regression_loss};
-use contrastive_testing::assert_close;
+use contrastive_testing::{assert_close, grid};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -20,19 +20,13 @@ struct Values {
     grad_2: Vec<f64>,
 }
 
-/// `[6, 8]` of a formula of the script.
-fn rows(f: impl Fn(f64, f64) -> f64) -> Result<Tensor> {
-    let values: Vec<f32> = (0..48).map(|k| f(f64::from(k / 8), f64::from(k % 8)) as f32).collect();
-    Ok(Tensor::from_vec(values, (6, 8), &Device::Cpu)?)
-}
-
 #[test]
 fn both_forms_match_their_peers() -> Result<()> {
     let golden: Golden = serde_json::from_str(include_str!("fixtures/golden.json"))?;
     let prediction = |v: f64| {
-        Ok::<_, anyhow::Error>(Var::from_tensor(&rows(|i, j| (8.0 * i + j + 1.0 + 3.0 * v).sin())?)?)
+        Ok::<_, anyhow::Error>(Var::from_tensor(&grid(|i, j| (8.0 * i + j + 1.0 + 3.0 * v).sin())?)?)
     };
-    let projection = |v: f64| rows(|i, j| (0.37 * (8.0 * i + j) + 0.5 * i * i + 1.0 + 5.0 * v).cos());
+    let projection = |v: f64| grid(|i, j| (0.37 * (8.0 * i + j) + 0.5 * i * i + 1.0 + 5.0 * v).cos());
     for (form, expected) in [(LossForm::Paper, golden.paper), (LossForm::Cosine, golden.cosine)] {
         let (q1, q2) = (prediction(0.0)?, prediction(1.0)?);
         let loss = byol_loss([&q1, &q2], [&projection(0.0)?, &projection(1.0)?], form)?;
@@ -48,7 +42,7 @@ fn both_forms_match_their_peers() -> Result<()> {
 
 #[test]
 fn equal_and_opposite_rows_have_the_losses_0_and_4() -> Result<()> {
-    let x = rows(|i, j| (i + 2.0 * j).sin())?;
+    let x = grid(|i, j| (i + 2.0 * j).sin())?;
     assert_close("equal", &regression_loss(&x, &(&x * 3.0)?)?, &[0.0], 1e-5)?;
     assert_close("opposite", &regression_loss(&x, &x.neg()?)?, &[4.0], 1e-5)?;
     assert!(regression_loss(&x, &x.narrow(0, 0, 5)?).is_err());

@@ -60,6 +60,12 @@ pub trait MethodConfig: Serialize + DeserializeOwned + Clone + Send + Sync {
     fn build(&self, seed: u64, device: &Device) -> Result<Box<dyn Method>>;
 }
 
+/// The error of a method's `preset` for a name that is none of `presets` (names, each with where its settings come from).
+pub fn unknown_preset(name: &str, presets: &[(&str, &str)]) -> Error {
+    let known: Vec<&str> = presets.iter().map(|(name, _)| *name).collect();
+    Error::config("preset", format!("`{name}` is unknown; known: {}", known.join(", ")))
+}
+
 /// The optimiser with its learning rate over time.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

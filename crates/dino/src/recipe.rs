@@ -1,18 +1,18 @@
 //! Presets: the paper's settings, the official repository's runs, and small ones.
 
+use contrastive_core::Result;
 use contrastive_core::augment::ops::{
     bicubic_crop, blur, crop, flip, gray, jitter, normalize, solarize, view,
 };
 use contrastive_core::augment::{
     CIFAR_MEAN, CIFAR_STD_PER_IMAGE, EvalTransform, IMAGENET_MEAN, IMAGENET_STD, Interpolation, Op, Recipe,
 };
-use contrastive_core::experiment::{OptimConfig, RunConfig, tiers};
+use contrastive_core::experiment::{OptimConfig, RunConfig, tiers, unknown_preset};
 use contrastive_core::nn::{BackboneConfig, ResNetConfig, VitConfig};
 use contrastive_core::optim::{
     AdamConfig, LarsConfig, LarsVariant, LrScaling, OptimizerConfig, Schedule, SgdConfig,
 };
 use contrastive_core::train::TrainConfig;
-use contrastive_core::{Error, Result};
 
 use crate::config::{DinoConfig, HeadConfig, TeacherTemperature};
 
@@ -42,7 +42,7 @@ pub const IMAGENET_LINEAR: f64 = 77.0;
 /// The preset of this name.
 ///
 /// # Errors
-/// [`Error::Config`] listing the known names.
+/// [`contrastive_core::Error::Config`] listing the known names.
 pub fn preset(name: &str) -> Result<RunConfig<DinoConfig>> {
     match name {
         "imagenet" => Ok(vit_small(16)),
@@ -61,10 +61,7 @@ pub fn preset(name: &str) -> Result<RunConfig<DinoConfig>> {
         "cifar10-small" => Ok(cifar10_small()),
         "smoke" => Ok(smoke()),
         "smoke-vit" => Ok(smoke_vit()),
-        _ => {
-            let known: Vec<&str> = PRESETS.iter().map(|(name, _)| *name).collect();
-            Err(Error::config("preset", format!("`{name}` is unknown; known: {}", known.join(", "))))
-        }
+        _ => Err(unknown_preset(name, &PRESETS)),
     }
 }
 
@@ -380,16 +377,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_preset_is_valid_and_survives_toml() -> Result<()> {
-        for (name, _) in PRESETS {
-            let run = preset(name)?;
-            run.check()?;
-            let text = contrastive_core::train::config::to_toml_string(&run)?;
-            let again = contrastive_core::train::config::layered(&run, None, &[])?;
-            assert_eq!(run, again, "{name}: {text}");
-        }
-        assert!(preset("nonsense").is_err());
-        Ok(())
+    fn every_preset_is_valid_and_survives_toml() -> anyhow::Result<()> {
+        contrastive_testing::assert_presets(&PRESETS, preset)
     }
 
     fn progress(step: u64, epochs: u64) -> Progress {

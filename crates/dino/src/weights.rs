@@ -5,8 +5,7 @@
 //! names, without prefix and without head, as the official backbone files do. Of an official full checkpoint
 //! (`student`, `teacher`, `dino_loss`) take `teacher`, strip `module.` and then `backbone.`, and leave out `head.*`.
 
-/// Prefix of the backbone in the parameter store.
-pub const BACKBONE: &str = "backbone";
+pub use contrastive_core::nn::BACKBONE;
 /// Prefix of the head in the parameter store.
 pub const HEAD: &str = "head";
 /// The head's last layer, whose parameters are [held still](crate::DinoConfig::freeze_last_layer) at first.

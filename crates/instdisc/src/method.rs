@@ -1,7 +1,6 @@
 //! One step of InstDisc, as the training loop sees it.
 
 use std::collections::HashMap;
-use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use contrastive_core::data::Batch;
@@ -17,7 +16,7 @@ use crate::config::{InstDiscConfig, LossForm};
 use crate::loss::{estimate_z, full_softmax, nce, proximal, sampled_softmax};
 use crate::model::InstDiscModel;
 use crate::noise;
-use crate::weights::{BACKBONE, BANK, Z};
+use crate::weights::{BANK, Z};
 
 /// InstDisc. Beside its parameters it has a memory bank, one row for every training sample, and the constant Z.
 pub struct InstDisc {
@@ -158,14 +157,6 @@ impl Method for InstDisc {
 
     fn features(&self, x: &Tensor) -> Result<Tensor> {
         self.model.backbone.forward(x, &Mode::eval())
-    }
-
-    fn backbone(&self) -> Vec<(String, Tensor)> {
-        self.params.tensors_under(BACKBONE)
-    }
-
-    fn load_backbone(&mut self, tensors: &HashMap<String, Tensor>, source: &Path) -> Result<()> {
-        self.params.load_under(BACKBONE, tensors, source)
     }
 
     fn state(&self) -> Result<Vec<(String, Tensor)>> {

@@ -1,14 +1,14 @@
 //! Presets: the paper's settings, the official repository's where they differ, and small ones.
 
+use contrastive_core::Result;
 use contrastive_core::augment::ops::{cifar, crop, flip, gray, imagenet, jitter, view};
 use contrastive_core::augment::{
     CIFAR_MEAN, CIFAR_STD_PER_IMAGE, EvalTransform, IMAGENET_MEAN, IMAGENET_STD, Op, Recipe,
 };
-use contrastive_core::experiment::{OptimConfig, RunConfig, tiers};
+use contrastive_core::experiment::{OptimConfig, RunConfig, tiers, unknown_preset};
 use contrastive_core::nn::{Init, ResNetConfig};
 use contrastive_core::optim::{LrScaling, OptimizerConfig, Schedule, SgdConfig};
 use contrastive_core::train::TrainConfig;
-use contrastive_core::{Error, Result};
 
 use crate::config::{InstDiscConfig, LossForm};
 
@@ -34,7 +34,7 @@ pub const CIFAR10_KNN: f64 = 80.8;
 /// The preset of this name.
 ///
 /// # Errors
-/// [`Error::Config`] listing the known names.
+/// [`contrastive_core::Error::Config`] listing the known names.
 pub fn preset(name: &str) -> Result<RunConfig<InstDiscConfig>> {
     match name {
         "imagenet" => Ok(imagenet_run(LossForm::Nce, 4096)),
@@ -42,10 +42,7 @@ pub fn preset(name: &str) -> Result<RunConfig<InstDiscConfig>> {
         "cifar10" => Ok(cifar10()),
         "cifar10-small" => Ok(cifar10_small()),
         "smoke" => Ok(smoke()),
-        _ => {
-            let known: Vec<&str> = PRESETS.iter().map(|(name, _)| *name).collect();
-            Err(Error::config("preset", format!("`{name}` is unknown; known: {}", known.join(", "))))
-        }
+        _ => Err(unknown_preset(name, &PRESETS)),
     }
 }
 
@@ -127,16 +124,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_preset_is_valid_and_survives_toml() -> Result<()> {
-        for (name, _) in PRESETS {
-            let run = preset(name)?;
-            run.check()?;
-            let text = contrastive_core::train::config::to_toml_string(&run)?;
-            let again = contrastive_core::train::config::layered(&run, None, &[])?;
-            assert_eq!(run, again, "{name}: {text}");
-        }
-        assert!(preset("nonsense").is_err());
-        Ok(())
+    fn every_preset_is_valid_and_survives_toml() -> anyhow::Result<()> {
+        contrastive_testing::assert_presets(&PRESETS, preset)
     }
 
     #[test]

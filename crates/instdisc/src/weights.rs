@@ -8,8 +8,7 @@
 //! `state_dict` as `module.*` with torchvision's names and the head as `module.fc.*`; beside it stands a pickled object
 //! of the official code, the bank, which needs that code to be read. Strip `module.` and drop `module.fc.*`.
 
-/// Prefix of the backbone in the parameter store.
-pub const BACKBONE: &str = "backbone";
+pub use contrastive_core::nn::BACKBONE;
 /// Prefix of the head in the parameter store.
 pub const HEAD: &str = "head";
 /// The memory bank in the state.

@@ -1,12 +1,12 @@
 //! Presets: the official repository's settings, which are the paper's, and small ones.
 
+use contrastive_core::Result;
 use contrastive_core::augment::ops::{cifar, crop, flip, gray, jitter, view};
 use contrastive_core::augment::{CIFAR_MEAN, CIFAR_STD_PER_IMAGE, EvalTransform, Recipe};
-use contrastive_core::experiment::{OptimConfig, RunConfig, tiers};
+use contrastive_core::experiment::{OptimConfig, RunConfig, tiers, unknown_preset};
 use contrastive_core::nn::{Init, ResNetConfig};
 use contrastive_core::optim::{LrScaling, OptimizerConfig, Schedule, SgdConfig};
 use contrastive_core::train::TrainConfig;
-use contrastive_core::{Error, Result};
 
 use crate::config::InvaSpreadConfig;
 
@@ -24,17 +24,14 @@ pub const CIFAR10_KNN: f64 = 83.6;
 /// The preset of this name.
 ///
 /// # Errors
-/// [`Error::Config`] listing the known names.
+/// [`contrastive_core::Error::Config`] listing the known names.
 pub fn preset(name: &str) -> Result<RunConfig<InvaSpreadConfig>> {
     match name {
         "cifar10" => Ok(official(32)),
         "stl10" => Ok(official(96)),
         "cifar10-small" => Ok(cifar10_small()),
         "smoke" => Ok(smoke()),
-        _ => {
-            let known: Vec<&str> = PRESETS.iter().map(|(name, _)| *name).collect();
-            Err(Error::config("preset", format!("`{name}` is unknown; known: {}", known.join(", "))))
-        }
+        _ => Err(unknown_preset(name, &PRESETS)),
     }
 }
 
@@ -86,16 +83,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_preset_is_valid_and_survives_toml() -> Result<()> {
-        for (name, _) in PRESETS {
-            let run = preset(name)?;
-            run.check()?;
-            let text = contrastive_core::train::config::to_toml_string(&run)?;
-            let again = contrastive_core::train::config::layered(&run, None, &[])?;
-            assert_eq!(run, again, "{name}: {text}");
-        }
-        assert!(preset("nonsense").is_err());
-        Ok(())
+    fn every_preset_is_valid_and_survives_toml() -> anyhow::Result<()> {
+        contrastive_testing::assert_presets(&PRESETS, preset)
     }
 
     #[test]

@@ -4,7 +4,6 @@
 //! names, without prefix and without head. (The official code's own checkpoints, of which none was released, have
 //! `net` with `module.*`, shortcuts as `shortcut.*` and the head as `linear.*`.)
 
-/// Prefix of the backbone in the parameter store.
-pub const BACKBONE: &str = "backbone";
+pub use contrastive_core::nn::BACKBONE;
 /// Prefix of the head in the parameter store.
 pub const HEAD: &str = "head";

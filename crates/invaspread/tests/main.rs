@@ -4,11 +4,10 @@ mod golden;
 
 use anyhow::{Result, anyhow};
 use candle_core::{Device, Tensor};
-use contrastive_core::diagnostics::WarningKind;
 use contrastive_core::dist::single;
 use contrastive_core::experiment::RunConfig;
 use contrastive_core::nn::{Mode, Module};
-use contrastive_core::optim::{Gradients, OptimizerConfig, SgdConfig};
+use contrastive_core::optim::Gradients;
 use contrastive_core::train::Method;
 use contrastive_invaspread::loss::criterion;
 use contrastive_invaspread::{InvaSpread, InvaSpreadConfig, recipe};
@@ -77,27 +76,12 @@ fn features_get_better() -> Result<()> {
     testing::assert_learns(&recipe::preset("smoke")?, 0.05)
 }
 
-/// The loss has no known way to collapse of its own, but the network has: weights that decay to nothing, or one leap of a
-/// rate that is far too high, leave the head's bias for every image.
 #[test]
 fn a_network_that_collapses_is_seen() -> Result<()> {
-    let mut decayed = tiny()?;
-    decayed.optim.optimizer = OptimizerConfig::Sgd(SgdConfig { weight_decay: 1.0, ..SgdConfig::default() });
-    let mut leapt = tiny()?;
-    leapt.optim.lr = 20.0;
-    for mut run in [decayed, leapt] {
-        run.train.epochs = 3;
-        let warnings = testing::warnings(&run)?;
-        assert!(warnings.contains(&WarningKind::Constant), "{warnings:?}");
-    }
-    Ok(())
+    testing::assert_network_collapse_is_seen(&tiny()?)
 }
 
 #[test]
 fn no_collapse_is_seen_in_a_healthy_run() -> Result<()> {
-    let mut run = tiny()?;
-    run.train.epochs = 3;
-    let warnings = testing::warnings(&run)?;
-    assert!(warnings.is_empty(), "{warnings:?}");
-    Ok(())
+    testing::assert_no_warnings(tiny()?, 3)
 }

@@ -1,18 +1,18 @@
 //! Presets: the papers' settings, the official repositories' and other published ones where they differ, and small ones.
 
+use contrastive_core::Result;
 use contrastive_core::augment::ops::{
     blur, cifar, crop, flip, gray, imagenet, jitter, normalize, solarize, view,
 };
 use contrastive_core::augment::{
     CIFAR_MEAN, CIFAR_STD_PER_IMAGE, EvalTransform, IMAGENET_MEAN, IMAGENET_STD, Op, Recipe,
 };
-use contrastive_core::experiment::{OptimConfig, RunConfig, tiers};
+use contrastive_core::experiment::{OptimConfig, RunConfig, tiers, unknown_preset};
 use contrastive_core::nn::{ResNetConfig, VitConfig};
 use contrastive_core::optim::{
     AdamConfig, LarsConfig, LarsVariant, LrScaling, OptimizerConfig, Schedule, SgdConfig,
 };
 use contrastive_core::train::TrainConfig;
-use contrastive_core::{Error, Result};
 
 use crate::config::{HeadConfig, HeadsConfig, MocoConfig, QueueConfig, TransformerConfig, V3Config};
 
@@ -50,7 +50,7 @@ pub const V2_IMAGENET_LINEAR_200_EPOCHS: f64 = 67.5;
 /// The preset of this name.
 ///
 /// # Errors
-/// [`Error::Config`] listing the known names.
+/// [`contrastive_core::Error::Config`] listing the known names.
 pub fn preset(name: &str) -> Result<RunConfig<MocoConfig>> {
     match name {
         "v1-imagenet" => Ok(v1_imagenet()),
@@ -71,10 +71,7 @@ pub fn preset(name: &str) -> Result<RunConfig<MocoConfig>> {
         "v3-cifar10" => Ok(v3_cifar10()),
         "v3-cifar10-small" => Ok(tiers::cifar10_small(MocoConfig::V3(narrow_v3()), 2)),
         "v3-smoke" => Ok(v3_smoke()),
-        _ => {
-            let known: Vec<&str> = PRESETS.iter().map(|(name, _)| *name).collect();
-            Err(Error::config("preset", format!("`{name}` is unknown; known: {}", known.join(", "))))
-        }
+        _ => Err(unknown_preset(name, &PRESETS)),
     }
 }
 
@@ -327,16 +324,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_preset_is_valid_and_survives_toml() -> Result<()> {
-        for (name, _) in PRESETS {
-            let run = preset(name)?;
-            run.check()?;
-            let text = contrastive_core::train::config::to_toml_string(&run)?;
-            let again = contrastive_core::train::config::layered(&run, None, &[])?;
-            assert_eq!(run, again, "{name}: {text}");
-        }
-        assert!(preset("nonsense").is_err());
-        Ok(())
+    fn every_preset_is_valid_and_survives_toml() -> anyhow::Result<()> {
+        contrastive_testing::assert_presets(&PRESETS, preset)
     }
 
     #[test]

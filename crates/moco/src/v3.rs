@@ -105,10 +105,6 @@ impl Method for MocoV3 {
         self.base.backbone.forward(x, &Mode::eval())
     }
 
-    fn backbone(&self) -> Vec<(String, Tensor)> {
-        self.params.tensors_under(BACKBONE)
-    }
-
     fn load_backbone(&mut self, tensors: &HashMap<String, Tensor>, source: &Path) -> Result<()> {
         self.params.load_under(BACKBONE, tensors, source)?;
         self.momentum.copy(&self.params)

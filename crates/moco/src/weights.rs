@@ -10,8 +10,7 @@ use candle_core::Tensor;
 
 use crate::config::TransformerConfig;
 
-/// Prefix of the backbone in the parameter store.
-pub const BACKBONE: &str = "backbone";
+pub use contrastive_core::nn::BACKBONE;
 /// Prefix of v1's and v2's head in the parameter store.
 pub const HEAD: &str = "head";
 /// Prefix of v3's projector in the parameter store.

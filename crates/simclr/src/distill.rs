@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor};
 use contrastive_core::data::Batch;
 use contrastive_core::dist::Comm;
-use contrastive_core::experiment::{MethodConfig, OptimConfig, RunConfig};
+use contrastive_core::experiment::{MethodConfig, OptimConfig, RunConfig, unknown_preset};
 use contrastive_core::loss::cross_entropy;
 use contrastive_core::nn::{BackboneConfig, Mode, ParamStore};
 use contrastive_core::optim::LrScaling;
@@ -199,7 +199,7 @@ pub fn preset(name: &str) -> Result<RunConfig<DistillConfig>> {
             Ok(imagenet(ClassifierConfig { backbone, ..imagenet_classifier(1) }, 1.0))
         }
         "smoke" => Ok(smoke()),
-        _ => recipe::unknown(name, &PRESETS),
+        _ => Err(unknown_preset(name, &PRESETS)),
     }
 }
 

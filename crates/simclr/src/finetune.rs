@@ -9,7 +9,7 @@ use contrastive_core::augment::ops::{bicubic_crop, crop, flip, normalize, view};
 use contrastive_core::augment::{EvalTransform, Recipe};
 use contrastive_core::data::Batch;
 use contrastive_core::dist::Comm;
-use contrastive_core::experiment::{MethodConfig, OptimConfig, RunConfig, tiers};
+use contrastive_core::experiment::{MethodConfig, OptimConfig, RunConfig, tiers, unknown_preset};
 use contrastive_core::loss::cross_entropy;
 use contrastive_core::nn::{BackboneConfig, Mode, ParamStore, Stem};
 use contrastive_core::optim::LrScaling;
@@ -145,7 +145,7 @@ pub fn preset(name: &str) -> Result<RunConfig<FineTuneConfig>> {
         "imagenet-10pct" => Ok(imagenet(30, 1)),
         "imagenet-100pct" => Ok(imagenet(30, 0)),
         "smoke" => Ok(smoke()),
-        _ => recipe::unknown(name, &PRESETS),
+        _ => Err(unknown_preset(name, &PRESETS)),
     }
 }
 

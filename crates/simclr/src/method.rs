@@ -1,8 +1,5 @@
 //! One step of SimCLR, as the training loop sees it.
 
-use std::collections::HashMap;
-use std::path::Path;
-
 use candle_core::{Device, Tensor};
 use contrastive_core::data::Batch;
 use contrastive_core::dist::Comm;
@@ -14,7 +11,6 @@ use contrastive_core::{Error, Result};
 use crate::config::SimClrConfig;
 use crate::loss::simclr_loss;
 use crate::model::SimClrModel;
-use crate::weights::BACKBONE;
 
 /// SimCLR, v1 and v2. It has no state beyond its parameters.
 pub struct SimClr {
@@ -77,13 +73,5 @@ impl Method for SimClr {
 
     fn features(&self, x: &Tensor) -> Result<Tensor> {
         self.model.backbone.forward(x, &Mode::eval())
-    }
-
-    fn backbone(&self) -> Vec<(String, Tensor)> {
-        self.params.tensors_under(BACKBONE)
-    }
-
-    fn load_backbone(&mut self, tensors: &HashMap<String, Tensor>, source: &Path) -> Result<()> {
-        self.params.load_under(BACKBONE, tensors, source)
     }
 }

@@ -1,13 +1,13 @@
 //! Presets: the papers' settings, the official repository's where they differ, and small ones. Those of v2 begin with
 //! `v2-`.
 
+use contrastive_core::Result;
 use contrastive_core::augment::ops::{bicubic_crop, flip, gray, jitter, view};
 use contrastive_core::augment::{BlurKernel, EvalTransform, Interpolation, Op, Recipe};
-use contrastive_core::experiment::{OptimConfig, RunConfig, tiers};
+use contrastive_core::experiment::{OptimConfig, RunConfig, tiers, unknown_preset};
 use contrastive_core::nn::{BackboneConfig, Init, ResNetConfig, Shortcut, Stem};
 use contrastive_core::optim::{LarsConfig, LarsVariant, LrScaling, OptimizerConfig, Schedule};
 use contrastive_core::train::TrainConfig;
-use contrastive_core::{Error, Result};
 
 use crate::config::{HeadConfig, HeadStyle, LossForm, SimClrConfig, Version};
 
@@ -32,7 +32,7 @@ pub const IMAGENET_LINEAR_100_EPOCHS: f64 = 64.5;
 /// The preset of this name.
 ///
 /// # Errors
-/// [`Error::Config`] listing the known names.
+/// [`contrastive_core::Error::Config`] listing the known names.
 pub fn preset(name: &str) -> Result<RunConfig<SimClrConfig>> {
     match name {
         "imagenet" => Ok(imagenet(1e-6)),
@@ -46,14 +46,8 @@ pub fn preset(name: &str) -> Result<RunConfig<SimClrConfig>> {
         "v2-imagenet-152x3-sk" => Ok(v2_imagenet(selective_backbone(152, 3))),
         "v2-cifar10-small" => Ok(tiers::cifar10_small(narrow(Version::V2, 0.5), 2)),
         "v2-smoke" => Ok(tiers::smoke(narrow(Version::V2, 0.2), 2)),
-        _ => unknown(name, &PRESETS),
+        _ => Err(unknown_preset(name, &PRESETS)),
     }
-}
-
-/// The error of a preset that is none of `known`.
-pub(crate) fn unknown<T>(name: &str, known: &[(&str, &str)]) -> Result<T> {
-    let known: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
-    Err(Error::config("preset", format!("`{name}` is unknown; known: {}", known.join(", "))))
 }
 
 /// The paper's augmentation (appendix A) with jitter strength `s`, for square crops of `size` pixels: two views, inputs
@@ -194,16 +188,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_preset_is_valid_and_survives_toml() -> Result<()> {
-        for (name, _) in PRESETS {
-            let run = preset(name)?;
-            run.check()?;
-            let text = contrastive_core::train::config::to_toml_string(&run)?;
-            let again = contrastive_core::train::config::layered(&run, None, &[])?;
-            assert_eq!(run, again, "{name}: {text}");
-        }
-        assert!(preset("nonsense").is_err());
-        Ok(())
+    fn every_preset_is_valid_and_survives_toml() -> anyhow::Result<()> {
+        contrastive_testing::assert_presets(&PRESETS, preset)
     }
 
     #[test]

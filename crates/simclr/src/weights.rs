@@ -10,8 +10,7 @@ use std::path::Path;
 use candle_core::Tensor;
 use contrastive_core::{Result, weights};
 
-/// Prefix of the backbone in the parameter store.
-pub const BACKBONE: &str = "backbone";
+pub use contrastive_core::nn::BACKBONE;
 /// Prefix of the head in the parameter store.
 pub const HEAD: &str = "head";
 /// Prefix of a classifier's logits in the parameter store.

@@ -54,8 +54,5 @@ fn features_get_better() -> Result<()> {
 /// one.
 #[test]
 fn no_collapse_is_seen() -> Result<()> {
-    let mut run = tiny()?;
-    run.train.epochs = 3;
-    assert!(testing::warnings(&run)?.is_empty());
-    Ok(())
+    testing::assert_no_warnings(tiny()?, 3)
 }

@@ -1,8 +1,5 @@
 //! One step of SimSiam, as the training loop sees it.
 
-use std::collections::HashMap;
-use std::path::Path;
-
 use candle_core::{Device, Tensor};
 use contrastive_core::data::Batch;
 use contrastive_core::dist::Comm;
@@ -14,7 +11,6 @@ use contrastive_core::{Error, Result};
 use crate::config::SimSiamConfig;
 use crate::loss::simsiam_loss;
 use crate::model::SimSiamModel;
-use crate::weights::BACKBONE;
 
 /// SimSiam. It has no state beyond its parameters.
 pub struct SimSiam {
@@ -74,13 +70,5 @@ impl Method for SimSiam {
 
     fn features(&self, x: &Tensor) -> Result<Tensor> {
         self.model.backbone.forward(x, &Mode::eval())
-    }
-
-    fn backbone(&self) -> Vec<(String, Tensor)> {
-        self.params.tensors_under(BACKBONE)
-    }
-
-    fn load_backbone(&mut self, tensors: &HashMap<String, Tensor>, source: &Path) -> Result<()> {
-        self.params.load_under(BACKBONE, tensors, source)
     }
 }

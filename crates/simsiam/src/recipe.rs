@@ -1,16 +1,16 @@
 //! Presets: the paper's settings, the official repository's where they differ, CIFAR-10 benchmarks, and small ones.
 
+use contrastive_core::Result;
 use contrastive_core::augment::ops::{
     bicubic_crop, blur, cifar, crop, flip, gray, imagenet as imagenet_norm, jitter, normalize, view,
 };
 use contrastive_core::augment::{
     CIFAR_MEAN, CIFAR_STD, CIFAR_STD_PER_IMAGE, EvalTransform, IMAGENET_MEAN, IMAGENET_STD, Op, Recipe,
 };
-use contrastive_core::experiment::{OptimConfig, RunConfig, tiers};
+use contrastive_core::experiment::{OptimConfig, RunConfig, tiers, unknown_preset};
 use contrastive_core::nn::ResNetConfig;
 use contrastive_core::optim::{LrScaling, OptimizerConfig, Schedule, SgdConfig};
 use contrastive_core::train::TrainConfig;
-use contrastive_core::{Error, Result};
 
 use crate::config::{HeadConfig, Predictor, SimSiamConfig};
 
@@ -39,7 +39,7 @@ pub const IMAGENET_LINEAR_100_EPOCHS: f64 = 68.1;
 /// The preset of this name.
 ///
 /// # Errors
-/// [`Error::Config`] listing the known names.
+/// [`contrastive_core::Error::Config`] listing the known names.
 pub fn preset(name: &str) -> Result<RunConfig<SimSiamConfig>> {
     match name {
         "imagenet" => Ok(imagenet(512, true)),
@@ -51,10 +51,7 @@ pub fn preset(name: &str) -> Result<RunConfig<SimSiamConfig>> {
         "cifar10-solo-learn" => Ok(cifar10_solo_learn()),
         "cifar10-small" => Ok(cifar10_small()),
         "smoke" => Ok(smoke()),
-        _ => {
-            let known: Vec<&str> = PRESETS.iter().map(|(name, _)| *name).collect();
-            Err(Error::config("preset", format!("`{name}` is unknown; known: {}", known.join(", "))))
-        }
+        _ => Err(unknown_preset(name, &PRESETS)),
     }
 }
 
@@ -200,16 +197,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_preset_is_valid_and_survives_toml() -> Result<()> {
-        for (name, _) in PRESETS {
-            let run = preset(name)?;
-            run.check()?;
-            let text = contrastive_core::train::config::to_toml_string(&run)?;
-            let again = contrastive_core::train::config::layered(&run, None, &[])?;
-            assert_eq!(run, again, "{name}: {text}");
-        }
-        assert!(preset("nonsense").is_err());
-        Ok(())
+    fn every_preset_is_valid_and_survives_toml() -> anyhow::Result<()> {
+        contrastive_testing::assert_presets(&PRESETS, preset)
     }
 
     #[test]

@@ -7,8 +7,7 @@
 //! `module.encoder.fc.*` is the projector (its last layer has a bias there that was never trained) and
 //! `module.predictor.*` the predictor, both with the places of `nn.Sequential` that this crate's names have too.
 
-/// Prefix of the backbone in the parameter store.
-pub const BACKBONE: &str = "backbone";
+pub use contrastive_core::nn::BACKBONE;
 /// Prefix of the projector in the parameter store.
 pub const PROJECTOR: &str = "projector";
 /// Prefix of the predictor in the parameter store.

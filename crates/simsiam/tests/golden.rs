@@ -1,9 +1,9 @@
 //! Loss and gradient against the official code's formula and lightly's loss (`fixtures/make_golden.py`).
 
 use anyhow::Result;
-use candle_core::{Device, Tensor, Var};
+use candle_core::{Tensor, Var};
 use contrastive_simsiam::loss::{negative_cosine, simsiam_loss};
-use contrastive_testing::assert_close;
+use contrastive_testing::{assert_close, grid};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -19,18 +19,12 @@ struct Values {
     grad_2: Vec<f64>,
 }
 
-/// `[6, 8]` of a formula of the script.
-fn rows(f: impl Fn(f64, f64) -> f64) -> Result<Tensor> {
-    let values: Vec<f32> = (0..48).map(|k| f(f64::from(k / 8), f64::from(k % 8)) as f32).collect();
-    Ok(Tensor::from_vec(values, (6, 8), &Device::Cpu)?)
-}
-
 fn prediction(v: f64) -> Result<Var> {
-    Ok(Var::from_tensor(&rows(|i, j| (8.0 * i + j + 1.0 + 3.0 * v).sin())?)?)
+    Ok(Var::from_tensor(&grid(|i, j| (8.0 * i + j + 1.0 + 3.0 * v).sin())?)?)
 }
 
 fn projection(v: f64) -> Result<Tensor> {
-    rows(|i, j| (0.37 * (8.0 * i + j) + 0.5 * i * i + 1.0 + 5.0 * v).cos())
+    grid(|i, j| (0.37 * (8.0 * i + j) + 0.5 * i * i + 1.0 + 5.0 * v).cos())
 }
 
 #[test]
@@ -51,7 +45,7 @@ fn the_loss_matches_its_peers() -> Result<()> {
 
 #[test]
 fn equal_and_opposite_rows_have_the_losses_minus_1_and_1() -> Result<()> {
-    let x = rows(|i, j| (i + 2.0 * j).sin())?;
+    let x = grid(|i, j| (i + 2.0 * j).sin())?;
     assert_close("equal", &negative_cosine(&x, &(&x * 3.0)?)?, &[-1.0], 1e-5)?;
     assert_close("opposite", &negative_cosine(&x, &x.neg()?)?, &[1.0], 1e-5)?;
     assert!(negative_cosine(&x, &x.narrow(0, 0, 5)?).is_err());

@@ -1,7 +1,6 @@
 //! One step of SwAV, as the training loop sees it.
 
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use contrastive_core::data::Batch;
@@ -17,7 +16,7 @@ use crate::loss::swav_loss;
 use crate::model::SwavModel;
 use crate::queues::Queues;
 use crate::sinkhorn::assign;
-use crate::weights::{BACKBONE, PROTOTYPES, PROTOTYPES_WEIGHT};
+use crate::weights::{PROTOTYPES, PROTOTYPES_WEIGHT};
 
 /// SwAV. Beside its parameters it has the queues.
 pub struct Swav {
@@ -130,14 +129,6 @@ impl Method for Swav {
 
     fn features(&self, x: &Tensor) -> Result<Tensor> {
         self.model.backbone.forward(x, &Mode::eval())
-    }
-
-    fn backbone(&self) -> Vec<(String, Tensor)> {
-        self.params.tensors_under(BACKBONE)
-    }
-
-    fn load_backbone(&mut self, tensors: &HashMap<String, Tensor>, source: &Path) -> Result<()> {
-        self.params.load_under(BACKBONE, tensors, source)
     }
 
     fn state(&self) -> Result<Vec<(String, Tensor)>> {

@@ -1,14 +1,14 @@
 //! Presets: the official repository's settings, which are the paper's, other libraries' on CIFAR-10, and small ones.
 
+use contrastive_core::Result;
 use contrastive_core::augment::ops::{blur, crop, flip, gray, jitter, normalize, view};
 use contrastive_core::augment::{
     CIFAR_MEAN, CIFAR_STD, EvalTransform, IMAGENET_MEAN, IMAGENET_STD, Recipe, SWAV_STD, ViewRecipe,
 };
-use contrastive_core::experiment::{OptimConfig, RunConfig, tiers};
+use contrastive_core::experiment::{OptimConfig, RunConfig, tiers, unknown_preset};
 use contrastive_core::nn::{BackboneConfig, ResNetConfig};
 use contrastive_core::optim::{AdamConfig, LarsConfig, LarsVariant, LrScaling, OptimizerConfig, Schedule};
 use contrastive_core::train::TrainConfig;
-use contrastive_core::{Error, Result};
 
 use crate::config::{ProjectorConfig, QueueConfig, SwavConfig};
 
@@ -40,7 +40,7 @@ pub const IMAGENET_LINEAR_800_EPOCHS: f64 = 75.3;
 /// The preset of this name.
 ///
 /// # Errors
-/// [`Error::Config`] listing the known names.
+/// [`contrastive_core::Error::Config`] listing the known names.
 pub fn preset(name: &str) -> Result<RunConfig<SwavConfig>> {
     match name {
         "imagenet" => Ok(imagenet()),
@@ -52,10 +52,7 @@ pub fn preset(name: &str) -> Result<RunConfig<SwavConfig>> {
         "cifar10-solo-learn" => Ok(cifar10_solo_learn()),
         "cifar10-small" => Ok(cifar10_small()),
         "smoke" => Ok(smoke()),
-        _ => {
-            let known: Vec<&str> = PRESETS.iter().map(|(name, _)| *name).collect();
-            Err(Error::config("preset", format!("`{name}` is unknown; known: {}", known.join(", "))))
-        }
+        _ => Err(unknown_preset(name, &PRESETS)),
     }
 }
 
@@ -261,16 +258,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_preset_is_valid_and_survives_toml() -> Result<()> {
-        for (name, _) in PRESETS {
-            let run = preset(name)?;
-            run.check()?;
-            let text = contrastive_core::train::config::to_toml_string(&run)?;
-            let again = contrastive_core::train::config::layered(&run, None, &[])?;
-            assert_eq!(run, again, "{name}: {text}");
-        }
-        assert!(preset("nonsense").is_err());
-        Ok(())
+    fn every_preset_is_valid_and_survives_toml() -> anyhow::Result<()> {
+        contrastive_testing::assert_presets(&PRESETS, preset)
     }
 
     #[test]

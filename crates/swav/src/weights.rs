@@ -4,8 +4,7 @@
 //! the backbone under torchvision's names. The official checkpoints call the same tensors `module.` + torchvision's
 //! names, `module.projection_head.{0,1,3}.*` and `module.prototypes.weight`.
 
-/// Prefix of the backbone in the parameter store.
-pub const BACKBONE: &str = "backbone";
+pub use contrastive_core::nn::BACKBONE;
 /// Prefix of the projector in the parameter store.
 pub const PROJECTOR: &str = "projector";
 /// Prefix of the prototypes in the parameter store.

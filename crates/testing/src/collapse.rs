@@ -4,6 +4,7 @@ use anyhow::Result;
 use contrastive_core::data::{Split, embedded};
 use contrastive_core::diagnostics::{Collapse, CollapseConfig, WarningKind};
 use contrastive_core::experiment::{MethodConfig, RunConfig, RunOptions, fit};
+use contrastive_core::optim::{OptimizerConfig, SgdConfig};
 use contrastive_core::train::{Notes, Observer, StepRecord};
 
 /// The instruments, looking more often than in a real run.
@@ -32,4 +33,27 @@ pub fn warnings<M: MethodConfig>(run: &RunConfig<M>) -> Result<Vec<WarningKind>>
     let options = RunOptions { observers: vec![&mut watch], ..RunOptions::new(folder.path().join("run")) };
     fit(run, embedded::sign_digits(Split::Train)?, options)?;
     Ok(watch.kinds)
+}
+
+/// The instruments stay silent over the first `epochs` of a run.
+pub fn assert_no_warnings<M: MethodConfig>(mut run: RunConfig<M>, epochs: u64) -> Result<()> {
+    run.train.epochs = epochs;
+    let seen = warnings(&run)?;
+    assert!(seen.is_empty(), "{seen:?}");
+    Ok(())
+}
+
+/// Where a loss has no known way to collapse of its own, the network still has: weights that decay to nothing, or one
+/// leap of a rate that is far too high, leave the head's bias for every image. Both are seen within three epochs.
+pub fn assert_network_collapse_is_seen<M: MethodConfig>(run: &RunConfig<M>) -> Result<()> {
+    let mut decayed = run.clone();
+    decayed.optim.optimizer = OptimizerConfig::Sgd(SgdConfig { weight_decay: 1.0, ..SgdConfig::default() });
+    let mut leapt = run.clone();
+    leapt.optim.lr = 20.0;
+    for mut run in [decayed, leapt] {
+        run.train.epochs = 3;
+        let seen = warnings(&run)?;
+        assert!(seen.contains(&WarningKind::Constant), "{seen:?}");
+    }
+    Ok(())
 }

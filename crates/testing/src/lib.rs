@@ -3,11 +3,13 @@
 
 mod collapse;
 mod gradients;
+mod presets;
 mod ranks;
 mod runs;
 
-pub use collapse::warnings;
+pub use collapse::{assert_network_collapse_is_seen, assert_no_warnings, warnings};
 pub use gradients::{assert_close, assert_gradients, state};
+pub use presets::assert_presets;
 pub use ranks::assert_ranks;
 pub use runs::{assert_learns, assert_resumes};
 
@@ -61,6 +63,12 @@ pub fn sine(rows: std::ops::Range<usize>) -> Result<Tensor> {
 /// The unit rows of the reference numbers: `cos(0.37 (8i + j) + i² / 2 + 1)`, `[rows, 8]`.
 pub fn cosine(rows: std::ops::Range<usize>) -> Result<Tensor> {
     table(rows, |i, j| (0.37 * (8.0 * i + j) + 0.5 * i * i + 1.0).cos())
+}
+
+/// `[6, 8]` of a formula of row and column.
+pub fn grid(f: impl Fn(f64, f64) -> f64) -> Result<Tensor> {
+    let values: Vec<f32> = (0..48).map(|k| f(f64::from(k / 8), f64::from(k % 8)) as f32).collect();
+    Ok(Tensor::from_vec(values, (6, 8), &Device::Cpu)?)
 }
 
 fn table(rows: std::ops::Range<usize>, f: impl Fn(f64, f64) -> f64) -> Result<Tensor> {

@@ -35,11 +35,28 @@ pub(crate) fn assert_same(
 
 /// Asserts that two tensors are equal up to rounding.
 pub(crate) fn assert_close(ours: &Tensor, twin: &Tensor, what: &str) -> Result<()> {
+    assert_within(2e-5, 1e-3, ours, twin, what)
+}
+
+/// Asserts that two tensors differ by at most `tolerance` of the largest element of `twin`, or of `floor` where that is
+/// more.
+pub(crate) fn assert_within(
+    tolerance: f32,
+    floor: f32,
+    ours: &Tensor,
+    twin: &Tensor,
+    what: &str,
+) -> Result<()> {
     assert_eq!(ours.dims(), twin.dims(), "{what}");
-    let (ours, twin) = (ours.flatten_all()?.to_vec1::<f32>()?, twin.flatten_all()?.to_vec1::<f32>()?);
-    let scale = twin.iter().fold(1e-3f32, |m, v| m.max(v.abs()));
+    let (ours, twin) = (values(ours)?, values(twin)?);
+    let scale = twin.iter().fold(floor, |m, v| m.max(v.abs()));
     for (i, (ours, twin)) in ours.iter().zip(&twin).enumerate() {
-        assert!((ours - twin).abs() <= 2e-5 * scale, "{what}, element {i}: {ours} and {twin}");
+        assert!((ours - twin).abs() <= tolerance * scale, "{what}, element {i}: {ours} and {twin}");
     }
     Ok(())
+}
+
+/// The elements in order.
+pub(crate) fn values(x: &Tensor) -> Result<Vec<f32>> {
+    Ok(x.flatten_all()?.to_vec1::<f32>()?)
 }

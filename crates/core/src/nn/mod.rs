@@ -29,6 +29,9 @@ use candle_core::Tensor;
 use crate::Result;
 use crate::kernels::FeatureMap;
 
+/// Prefix of the backbone's names in a method's parameter store.
+pub const BACKBONE: &str = "backbone";
+
 /// Something with a forward pass.
 pub trait Module: Send + Sync {
     /// Applies the module. See [`Mode`] for train, evaluation and gradient-free passes.

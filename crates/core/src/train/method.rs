@@ -8,7 +8,7 @@ use candle_core::Tensor;
 use crate::Result;
 use crate::data::Batch;
 use crate::dist::Comm;
-use crate::nn::ParamStore;
+use crate::nn::{BACKBONE, ParamStore};
 use crate::progress::Progress;
 
 /// Which network is evaluated.
@@ -108,14 +108,19 @@ pub trait Method: Send {
     /// Shapes that do not fit.
     fn features(&self, x: &Tensor) -> Result<Tensor>;
 
-    /// The tensors of the evaluated backbone with public names (torchvision's, timm's).
-    fn backbone(&self) -> Vec<(String, Tensor)>;
+    /// The tensors of the evaluated backbone with public names (torchvision's, timm's): what stands under [`BACKBONE`]
+    /// in [`Method::params`], unless another branch is evaluated.
+    fn backbone(&self) -> Vec<(String, Tensor)> {
+        self.params().tensors_under(BACKBONE)
+    }
 
     /// Takes back what [`Method::backbone`] gave. `source` is named in errors.
     ///
     /// # Errors
     /// [`crate::Error::Weights`] listing every missing, unexpected and mis-shaped name.
-    fn load_backbone(&mut self, tensors: &HashMap<String, Tensor>, source: &Path) -> Result<()>;
+    fn load_backbone(&mut self, tensors: &HashMap<String, Tensor>, source: &Path) -> Result<()> {
+        self.params().load_under(BACKBONE, tensors, source)
+    }
 
     /// All state beyond [`Method::params`] by name: momentum copies, queues, banks, centres.
     ///

@@ -275,42 +275,44 @@ fn a_loss_that_is_no_number_ends_the_run_and_keeps_the_checkpoint() -> Result<()
     Ok(())
 }
 
+/// The toy with another loss, made from its own and itself.
+struct Losing(ToyMethod, fn(Tensor, &ToyMethod) -> Result<Tensor>);
+
+impl Method for Losing {
+    fn name(&self) -> &str {
+        "losing"
+    }
+
+    fn views(&self) -> usize {
+        self.0.views()
+    }
+
+    fn params(&self) -> &crate::nn::ParamStore {
+        self.0.params()
+    }
+
+    fn step(
+        &mut self,
+        batch: &crate::data::Batch,
+        comm: &crate::dist::Comm,
+        progress: &Progress,
+    ) -> Result<StepOutput> {
+        let out = self.0.step(batch, comm, progress)?;
+        Ok(StepOutput { loss: (self.1)(out.loss, &self.0)?, ..out })
+    }
+
+    fn features(&self, x: &Tensor) -> Result<Tensor> {
+        self.0.features(x)
+    }
+}
+
 #[test]
 fn a_gradient_that_is_no_number_is_named() -> Result<()> {
     // sqrt(0) has a finite value and an infinite gradient.
-    struct Root(ToyMethod);
-    impl Method for Root {
-        fn name(&self) -> &str {
-            "root"
-        }
-        fn views(&self) -> usize {
-            2
-        }
-        fn params(&self) -> &crate::nn::ParamStore {
-            self.0.params()
-        }
-        fn step(
-            &mut self,
-            _: &crate::data::Batch,
-            _: &crate::dist::Comm,
-            _: &Progress,
-        ) -> Result<StepOutput> {
-            let weight = self.params().parameters()[0].var.as_tensor().clone();
-            let loss = (&weight - weight.detach())?.sqrt()?.sum_all()?;
-            Ok(StepOutput { loss, terms: vec![], embeddings: vec![], features: None })
-        }
-        fn features(&self, x: &Tensor) -> Result<Tensor> {
-            self.0.features(x)
-        }
-        fn backbone(&self) -> Vec<(String, Tensor)> {
-            self.0.backbone()
-        }
-
-        fn load_backbone(&mut self, _: &HashMap<String, Tensor>, _: &std::path::Path) -> Result<()> {
-            Ok(())
-        }
-    }
-    let mut method = Root(ToyMethod::new(0)?);
+    let mut method = Losing(ToyMethod::new(0)?, |_, toy| {
+        let weight = toy.params().parameters()[0].var.as_tensor().clone();
+        Ok((&weight - weight.detach())?.sqrt()?.sum_all()?)
+    });
     let before = method.params().tensors()[0].1.to_vec2::<f32>()?;
     let mut optimizer = ToySgd::new(method.params())?;
     let batches = ToyBatches::default();
@@ -422,38 +424,7 @@ fn logs_of_a_killed_run_are_cut_at_the_checkpoint() -> Result<()> {
 
 #[test]
 fn a_loss_out_of_reach_is_refused() -> Result<()> {
-    struct Cut(ToyMethod);
-    impl Method for Cut {
-        fn name(&self) -> &str {
-            "cut"
-        }
-        fn views(&self) -> usize {
-            2
-        }
-        fn params(&self) -> &crate::nn::ParamStore {
-            self.0.params()
-        }
-        fn step(
-            &mut self,
-            b: &crate::data::Batch,
-            c: &crate::dist::Comm,
-            p: &Progress,
-        ) -> Result<StepOutput> {
-            let out = self.0.step(b, c, p)?;
-            Ok(StepOutput { loss: out.loss.detach(), ..out })
-        }
-        fn features(&self, x: &Tensor) -> Result<Tensor> {
-            self.0.features(x)
-        }
-        fn backbone(&self) -> Vec<(String, Tensor)> {
-            self.0.backbone()
-        }
-
-        fn load_backbone(&mut self, _: &HashMap<String, Tensor>, _: &std::path::Path) -> Result<()> {
-            Ok(())
-        }
-    }
-    let mut method = Cut(ToyMethod::new(0)?);
+    let mut method = Losing(ToyMethod::new(0)?, |loss, _| Ok(loss.detach()));
     let mut optimizer = ToySgd::new(method.params())?;
     let batches = ToyBatches::default();
     let mut trainer = Trainer::new(&mut method, &mut optimizer, &batches, &lr, config());

@@ -10,7 +10,9 @@ use crate::data::Batch;
 use crate::dist::Comm;
 use crate::experiment::MethodConfig;
 use crate::loss::cross_entropy;
-use crate::nn::{Backbone, BackboneConfig, BatchNormKind, Init, Linear, Mode, Module, Noise, ParamStore};
+use crate::nn::{
+    BACKBONE, Backbone, BackboneConfig, BatchNormKind, Init, Linear, Mode, Module, Noise, ParamStore,
+};
 use crate::optim::ParamGroups;
 use crate::train::{Method, Progress, StepOutput};
 use crate::{Error, Result};
@@ -54,7 +56,6 @@ pub struct ClassifierConfig {
 
 /// Where a parameter of the `i`-th classifier stands in the store.
 const HEAD: &str = "classifier";
-const BACKBONE: &str = "backbone";
 
 impl MethodConfig for ClassifierConfig {
     fn name(&self) -> &'static str {

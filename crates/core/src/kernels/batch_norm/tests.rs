@@ -4,6 +4,7 @@ use candle_core::{Device, Var};
 
 use super::*;
 use crate::dist::Communicator;
+use crate::kernels::test_support::{assert_within, values};
 use crate::rng::{Key, Purpose};
 use crate::tensor::{GradCheck, check_gradients};
 
@@ -13,18 +14,8 @@ fn random(name: &str, shape: &[usize]) -> Result<Tensor> {
     Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
 }
 
-fn values(x: &Tensor) -> Result<Vec<f32>> {
-    Ok(x.flatten_all()?.to_vec1::<f32>()?)
-}
-
 fn assert_close(a: &Tensor, b: &Tensor, what: &str) -> Result<()> {
-    assert_eq!(a.dims(), b.dims(), "{what}");
-    let (a, b) = (values(a)?, values(b)?);
-    let scale = b.iter().fold(1e-3f32, |m, v| m.max(v.abs()));
-    for (i, (a, b)) in a.iter().zip(&b).enumerate() {
-        assert!((a - b).abs() <= 1e-5 * scale, "{what}, element {i}: {a} and {b}");
-    }
-    Ok(())
+    assert_within(1e-5, 1e-3, a, b, what)
 }
 
 const SHAPES: [&[usize]; 4] = [&[4, 3, 5, 6], &[6, 5, 2, 2], &[8, 70], &[2, 2, 30, 30]];

@@ -2,7 +2,7 @@ use candle_core::{DType, Device, Var};
 
 use super::*;
 use crate::kernels::precision::{Precision, with_precision};
-use crate::kernels::test_support::assert_same;
+use crate::kernels::test_support::{assert_same, assert_within, values};
 use crate::rng::{Key, Purpose};
 use crate::tensor::{GradCheck, check_gradients};
 
@@ -16,18 +16,8 @@ fn conv(x: &Tensor, w: &Tensor, settings: ConvSettings) -> Result<Tensor> {
     conv2d(&FeatureMap::new(x)?, w, None, settings)?.tensor()
 }
 
-fn values(x: &Tensor) -> Result<Vec<f32>> {
-    Ok(x.flatten_all()?.to_vec1::<f32>()?)
-}
-
 fn assert_close(a: &Tensor, b: &Tensor, what: &str) -> Result<()> {
-    assert_eq!(a.dims(), b.dims(), "{what}");
-    let (a, b) = (values(a)?, values(b)?);
-    let scale = b.iter().fold(1e-6f32, |m, v| m.max(v.abs()));
-    for (i, (a, b)) in a.iter().zip(&b).enumerate() {
-        assert!((a - b).abs() <= 3e-5 * scale, "{what}, element {i}: {a} and {b}");
-    }
-    Ok(())
+    assert_within(3e-5, 1e-6, a, b, what)
 }
 
 /// x, w, stride, padding, groups: stems, 1x1 with and without stride, rectangular maps and kernels, groups, depthwise,

@@ -1,12 +1,12 @@
 //! The products at a precision.
 
-use super::bf16;
+use super::{Extents, bf16};
 use crate::kernels::precision::Precision;
 
 /// `y = x w^T + bias` for so many rows, inputs and outputs.
 pub(crate) fn linear(
     precision: Precision,
-    (rows, c, o): (usize, usize, usize),
+    (rows, c, o): Extents,
     x: &[f32],
     w: &[f32],
     bias: Option<&[f32]>,
@@ -21,7 +21,7 @@ pub(crate) fn linear(
 /// `dx = dy w`, or added to `dx`.
 pub(crate) fn linear_backward_data(
     precision: Precision,
-    (rows, c, o): (usize, usize, usize),
+    (rows, c, o): Extents,
     dy: &[f32],
     w: &[f32],
     dx: &mut [f32],
@@ -36,7 +36,7 @@ pub(crate) fn linear_backward_data(
 /// `dw = dy^T x`.
 pub(crate) fn linear_backward_weight(
     precision: Precision,
-    (rows, c, o): (usize, usize, usize),
+    (rows, c, o): Extents,
     x: &[f32],
     dy: &[f32],
     dw: &mut [f32],

@@ -16,12 +16,10 @@ mod tile;
 #[cfg(target_arch = "x86_64")]
 mod weight;
 
+use super::Extents;
 use crate::kernels::memory::Buffer;
 use crate::kernels::parallel::{self, Disjoint};
 use crate::kernels::simd::vectorized;
-
-/// Extents of a layer: rows of activations, inputs, outputs.
-type Extents = (usize, usize, usize);
 
 /// How products are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

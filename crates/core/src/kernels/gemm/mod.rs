@@ -18,6 +18,9 @@ use super::memory::Buffer;
 use super::parallel::{self, Disjoint, scratch};
 use super::simd::{Level, PANEL, Panel, TILE_ROWS, Tile, level, vectorized};
 
+/// Extents of a layer: rows of activations, inputs, outputs.
+type Extents = (usize, usize, usize);
+
 /// Units of work that keep 16 threads busy.
 pub(crate) const UNITS: usize = 32;
 /// Rows of one unit, and the fewest worth one: a whole number of tiles.
@@ -58,14 +61,7 @@ pub(crate) fn linear_backward_weight(rows: usize, c: usize, o: usize, x: &[f32],
     weight::backward_weight(level(), (rows, c, o), x, dy, dw);
 }
 
-fn linear_at(
-    level: Level,
-    (rows, c, o): (usize, usize, usize),
-    x: &[f32],
-    w: &[f32],
-    bias: Option<&[f32]>,
-    y: &mut [f32],
-) {
+fn linear_at(level: Level, (rows, c, o): Extents, x: &[f32], w: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
     let columns = Columns(o);
     let pack = |panel: usize, dst: &mut [f32]| {
         let (used, width) = (columns.used(panel), columns.width(panel));
@@ -74,14 +70,7 @@ fn linear_at(
     product(level, (rows, c, columns), x, pack, (bias, false), y);
 }
 
-fn backward_data_at(
-    level: Level,
-    (rows, c, o): (usize, usize, usize),
-    dy: &[f32],
-    w: &[f32],
-    dx: &mut [f32],
-    add: bool,
-) {
+fn backward_data_at(level: Level, (rows, c, o): Extents, dy: &[f32], w: &[f32], dx: &mut [f32], add: bool) {
     let columns = Columns(c);
     let pack = |panel: usize, dst: &mut [f32]| {
         copy_columns(w, c, panel * PANEL, (columns.used(panel), columns.width(panel)), dst);

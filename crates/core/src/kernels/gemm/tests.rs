@@ -23,23 +23,80 @@ pub(crate) fn assert_close(got: &[f32], want: &[f64], depth: usize, what: &str) 
 
 /// `a` `[m, k]` times `b` `[k, n]`, both given by element.
 fn product_of(
-    (m, k, n): (usize, usize, usize),
+    (m, k, n): Extents,
     a: impl Fn(usize, usize) -> f32,
     b: impl Fn(usize, usize) -> f32,
 ) -> Vec<f64> {
+    let b: Vec<f64> = (0..k * n).map(|i| f64::from(b(i / n, i % n))).collect();
     let mut out = vec![0.0; m * n];
-    for i in 0..m {
-        for p in 0..k {
+    for (i, out) in out.chunks_mut(n).enumerate() {
+        for (p, b) in b.chunks(n).enumerate() {
             let a = f64::from(a(i, p));
-            for j in 0..n {
-                out[i * n + j] += a * f64::from(b(p, j));
-            }
+            out.iter_mut().zip(b).for_each(|(out, b)| *out += a * b);
         }
     }
     out
 }
 
-const SHAPES: [(usize, usize, usize); 12] = [
+/// A layer's three products.
+pub(super) trait Products {
+    fn linear(&self, extents: Extents, x: &[f32], w: &[f32], bias: Option<&[f32]>, y: &mut [f32]);
+    fn data(&self, extents: Extents, dy: &[f32], w: &[f32], dx: &mut [f32], add: bool);
+    fn weight(&self, extents: Extents, x: &[f32], dy: &[f32], dw: &mut [f32]);
+}
+
+/// They are what plain loops over operands after `rounded` give.
+pub(super) fn assert_products(
+    (rows, c, o): Extents,
+    what: &str,
+    rounded: impl Fn(f32) -> f32,
+    products: &impl Products,
+) {
+    let of = |len, seed| -> (Vec<f32>, Vec<f32>) {
+        let values = noise(len, seed);
+        let seen = values.iter().map(|&v| rounded(v)).collect();
+        (values, seen)
+    };
+    let ((x, x_seen), (w, w_seen)) = (of(rows * c, 1), of(o * c, 2));
+    let ((dy, dy_seen), bias) = (of(rows * o, 3), noise(o, 4));
+    let mut y = vec![f32::NAN; rows * o];
+    let mut want = product_of((rows, c, o), |i, p| x_seen[i * c + p], |p, j| w_seen[j * c + p]);
+    products.linear((rows, c, o), &x, &w, None, &mut y);
+    assert_close(&y, &want, c, what);
+    want.iter_mut().enumerate().for_each(|(i, v)| *v += f64::from(bias[i % o]));
+    products.linear((rows, c, o), &x, &w, Some(&bias), &mut y);
+    assert_close(&y, &want, c, &format!("{what} with bias"));
+
+    let mut want = product_of((rows, o, c), |i, p| dy_seen[i * o + p], |p, j| w_seen[p * c + j]);
+    let mut dx = vec![f32::NAN; rows * c];
+    products.data((rows, c, o), &dy, &w, &mut dx, false);
+    assert_close(&dx, &want, o, &format!("{what} dx"));
+    dx.copy_from_slice(&x);
+    want.iter_mut().zip(&x).for_each(|(v, x)| *v += f64::from(*x));
+    products.data((rows, c, o), &dy, &w, &mut dx, true);
+    assert_close(&dx, &want, o, &format!("{what} dx added"));
+
+    let want = product_of((o, rows, c), |i, p| dy_seen[p * o + i], |p, j| x_seen[p * c + j]);
+    let mut dw = vec![f32::NAN; o * c];
+    products.weight((rows, c, o), &x, &dy, &mut dw);
+    assert_close(&dw, &want, rows, &format!("{what} dw"));
+}
+
+impl Products for Level {
+    fn linear(&self, extents: Extents, x: &[f32], w: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
+        linear_at(*self, extents, x, w, bias, y);
+    }
+
+    fn data(&self, extents: Extents, dy: &[f32], w: &[f32], dx: &mut [f32], add: bool) {
+        backward_data_at(*self, extents, dy, w, dx, add);
+    }
+
+    fn weight(&self, extents: Extents, x: &[f32], dy: &[f32], dw: &mut [f32]) {
+        weight::backward_weight(*self, extents, x, dy, dw);
+    }
+}
+
+const SHAPES: [Extents; 12] = [
     (1, 1, 1),
     (5, 3, 7),
     (13, 16, 32),
@@ -58,30 +115,7 @@ const SHAPES: [(usize, usize, usize); 12] = [
 fn products_match_plain_loops() {
     for level in Level::available() {
         for (rows, c, o) in SHAPES {
-            let what = format!("{level:?} {rows} x {c} -> {o}");
-            let (x, w) = (noise(rows * c, 1), noise(o * c, 2));
-            let (dy, bias) = (noise(rows * o, 3), noise(o, 4));
-            let mut y = vec![f32::NAN; rows * o];
-            let mut want = product_of((rows, c, o), |i, p| x[i * c + p], |p, j| w[j * c + p]);
-            linear_at(level, (rows, c, o), &x, &w, None, &mut y);
-            assert_close(&y, &want, c, &what);
-            want.iter_mut().enumerate().for_each(|(i, v)| *v += f64::from(bias[i % o]));
-            linear_at(level, (rows, c, o), &x, &w, Some(&bias), &mut y);
-            assert_close(&y, &want, c, &format!("{what} with bias"));
-
-            let mut want = product_of((rows, o, c), |i, p| dy[i * o + p], |p, j| w[p * c + j]);
-            let mut dx = vec![f32::NAN; rows * c];
-            backward_data_at(level, (rows, c, o), &dy, &w, &mut dx, false);
-            assert_close(&dx, &want, o, &format!("{what} dx"));
-            dx.copy_from_slice(&x);
-            want.iter_mut().zip(&x).for_each(|(v, x)| *v += f64::from(*x));
-            backward_data_at(level, (rows, c, o), &dy, &w, &mut dx, true);
-            assert_close(&dx, &want, o, &format!("{what} dx added"));
-
-            let want = product_of((o, rows, c), |i, p| dy[p * o + i], |p, j| x[p * c + j]);
-            let mut dw = vec![f32::NAN; o * c];
-            weight::backward_weight(level, (rows, c, o), &x, &dy, &mut dw);
-            assert_close(&dw, &want, rows, &format!("{what} dw"));
+            assert_products((rows, c, o), &format!("{level:?} {rows} x {c} -> {o}"), |v| v, &level);
         }
     }
 }

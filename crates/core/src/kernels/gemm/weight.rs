@@ -1,6 +1,6 @@
 //! The weight gradient of a matrix product, `dw = dy^T x`: a short, wide result of a very deep product.
 
-use super::{Columns, LINE, UNITS, run};
+use super::{Columns, Extents, LINE, UNITS, run};
 use crate::kernels::memory::Buffer;
 use crate::kernels::parallel::{self, Disjoint, scratch};
 use crate::kernels::simd::{Level, PANEL, Panel, TILE_ROWS, Tile, vectorized};
@@ -52,13 +52,7 @@ impl Cut {
     }
 }
 
-pub(super) fn backward_weight(
-    level: Level,
-    (rows, c, o): (usize, usize, usize),
-    x: &[f32],
-    dy: &[f32],
-    dw: &mut [f32],
-) {
+pub(super) fn backward_weight(level: Level, (rows, c, o): Extents, x: &[f32], dy: &[f32], dw: &mut [f32]) {
     assert!(
         x.len() >= rows * c && dy.len() >= rows * o && dw.len() >= o * c,
         "matrix product: operands too short"

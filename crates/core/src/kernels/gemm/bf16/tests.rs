@@ -1,4 +1,4 @@
-use super::super::tests::{assert_close, noise};
+use super::super::tests::{Products, assert_products, noise};
 use super::*;
 
 /// Every way that this machine can go.
@@ -8,21 +8,18 @@ fn ways() -> Vec<Way> {
     ways
 }
 
-/// `a` `[m, k]` times `b` `[k, n]`, both given by element and rounded.
-fn product_of(
-    (m, k, n): Extents,
-    a: impl Fn(usize, usize) -> f32,
-    b: impl Fn(usize, usize) -> f32,
-) -> Vec<f64> {
-    let b: Vec<f64> = (0..k * n).map(|i| f64::from(rounded(b(i / n, i % n)))).collect();
-    let mut out = vec![0.0; m * n];
-    for (i, out) in out.chunks_mut(n).enumerate() {
-        for (p, b) in b.chunks(n).enumerate() {
-            let a = f64::from(rounded(a(i, p)));
-            out.iter_mut().zip(b).for_each(|(out, b)| *out += a * b);
-        }
+impl Products for Way {
+    fn linear(&self, extents: Extents, x: &[f32], w: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
+        linear_by(*self, extents, x, w, bias, y);
     }
-    out
+
+    fn data(&self, extents: Extents, dy: &[f32], w: &[f32], dx: &mut [f32], add: bool) {
+        backward_data_by(*self, extents, dy, w, dx, add);
+    }
+
+    fn weight(&self, extents: Extents, x: &[f32], dy: &[f32], dw: &mut [f32]) {
+        backward_weight_by(*self, extents, x, dy, dw);
+    }
 }
 
 const SHAPES: [Extents; 13] = [
@@ -46,30 +43,7 @@ const SHAPES: [Extents; 13] = [
 fn products_match_plain_loops_over_rounded_operands() {
     for way in ways() {
         for (rows, c, o) in SHAPES {
-            let what = format!("{way:?} {rows} x {c} -> {o}");
-            let (x, w) = (noise(rows * c, 1), noise(o * c, 2));
-            let (dy, bias) = (noise(rows * o, 3), noise(o, 4));
-            let mut y = vec![f32::NAN; rows * o];
-            let mut want = product_of((rows, c, o), |i, p| x[i * c + p], |p, j| w[j * c + p]);
-            linear_by(way, (rows, c, o), &x, &w, None, &mut y);
-            assert_close(&y, &want, c, &what);
-            want.iter_mut().enumerate().for_each(|(i, v)| *v += f64::from(bias[i % o]));
-            linear_by(way, (rows, c, o), &x, &w, Some(&bias), &mut y);
-            assert_close(&y, &want, c, &format!("{what} with bias"));
-
-            let mut want = product_of((rows, o, c), |i, p| dy[i * o + p], |p, j| w[p * c + j]);
-            let mut dx = vec![f32::NAN; rows * c];
-            backward_data_by(way, (rows, c, o), &dy, &w, &mut dx, false);
-            assert_close(&dx, &want, o, &format!("{what} dx"));
-            dx.copy_from_slice(&x);
-            want.iter_mut().zip(&x).for_each(|(v, x)| *v += f64::from(*x));
-            backward_data_by(way, (rows, c, o), &dy, &w, &mut dx, true);
-            assert_close(&dx, &want, o, &format!("{what} dx added"));
-
-            let want = product_of((o, rows, c), |i, p| dy[p * o + i], |p, j| x[p * c + j]);
-            let mut dw = vec![f32::NAN; o * c];
-            backward_weight_by(way, (rows, c, o), &x, &dy, &mut dw);
-            assert_close(&dw, &want, rows, &format!("{what} dw"));
+            assert_products((rows, c, o), &format!("{way:?} {rows} x {c} -> {o}"), rounded, &way);
         }
     }
 }
