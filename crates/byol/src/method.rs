@@ -100,6 +100,7 @@ impl Method for Byol {
             loss: byol_loss([&q1, &q2], [&t1, &t2], self.config.loss)?,
             terms: vec![("momentum".into(), self.config.momentum_at(progress))],
             embeddings: vec![z1.detach(), z2.detach()],
+            assignments: None,
             features: Some(h1.detach()),
         })
     }

@@ -56,7 +56,6 @@ fn resumed_runs_end_in_the_same_bytes() -> Result<()> {
 
 /// All of the preset's epochs, at half of its width: without negatives the first ones only find the targets.
 #[test]
-#[ignore = "BYOL does not get ahead of the random network within the few hundred steps of this tier"]
 fn features_get_better() -> Result<()> {
     let mut run = recipe::preset("smoke")?;
     run.method.backbone = ResNetConfig { base_width: 8, ..tiers::narrow_resnet() }.into();

@@ -119,6 +119,7 @@ impl Method for Dino {
             loss,
             terms: vec![("teacher_entropy".into(), entropy), ("divergence".into(), divergence)],
             embeddings: vec![z.narrow(0, 0, n)?, z.narrow(0, n, n)?],
+            assignments: Some(p),
             features: Some(h.narrow(0, 0, n)?),
         })
     }

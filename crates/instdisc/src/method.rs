@@ -141,6 +141,7 @@ impl Method for InstDisc {
             loss: out.loss,
             terms: vec![("contrastive_accuracy".into(), accuracy)],
             embeddings: vec![f.detach()],
+            assignments: None,
             features: Some(h.detach()),
         })
     }

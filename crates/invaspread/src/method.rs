@@ -72,6 +72,7 @@ impl Method for InvaSpread {
                 term("spreading", &out.negative)?,
             ],
             embeddings: vec![z1.detach(), z2.detach()],
+            assignments: None,
             features: Some(h.narrow(0, 0, n)?.detach()),
         })
     }

@@ -130,6 +130,7 @@ impl Method for Moco {
             loss,
             terms: vec![("contrastive_accuracy".into(), accuracy)],
             embeddings: vec![first.q, first.keys.narrow(0, comm.rank() * n, n)?],
+            assignments: None,
             features: Some(first.h),
         })
     }

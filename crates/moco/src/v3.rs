@@ -92,6 +92,7 @@ impl Method for MocoV3 {
             loss: (first.loss + second.loss)?,
             terms: vec![("contrastive_accuracy".into(), f64::from(accuracy))],
             embeddings: vec![q1.detach(), k2],
+            assignments: None,
             features: Some(h1.detach()),
         })
     }

@@ -150,7 +150,7 @@ impl Method for Distill {
             terms.push(("accuracy".into(), accuracy(&out.logits, labels)?));
         }
         let features = out.features.detach();
-        Ok(StepOutput { loss, terms, embeddings: vec![features.clone()], features: Some(features) })
+        Ok(StepOutput { loss, terms, embeddings: vec![features.clone()], assignments: None, features: Some(features) })
     }
 
     fn features(&self, x: &Tensor) -> Result<Tensor> {

@@ -107,6 +107,7 @@ impl Method for FineTune {
             loss: cross_entropy(&out.logits, labels)?,
             terms: vec![("accuracy".into(), accuracy(&out.logits, labels)?)],
             embeddings: vec![out.features.detach()],
+            assignments: None,
             features: Some(out.features.detach()),
         })
     }

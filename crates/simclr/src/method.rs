@@ -67,6 +67,7 @@ impl Method for SimClr {
             loss: out.loss,
             terms: vec![("contrastive_accuracy".into(), accuracy)],
             embeddings: vec![z1.detach(), z2.detach()],
+            assignments: None,
             features: Some(h.narrow(0, 0, n)?.detach()),
         })
     }

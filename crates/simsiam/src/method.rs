@@ -64,6 +64,7 @@ impl Method for SimSiam {
             loss: simsiam_loss([&p1, &p2], [&t1, &t2])?,
             terms: Vec::new(),
             embeddings: fixed.into(),
+            assignments: None,
             features: Some(h1.detach()),
         })
     }

@@ -17,7 +17,12 @@ impl Observer for Watch {
     fn on_step(&mut self, record: &StepRecord<'_>, _notes: &mut Notes) -> contrastive_core::Result<()> {
         let step = record.progress.step;
         if self.collapse.due(step) && !record.embeddings.is_empty() {
-            let report = self.collapse.observe(step, record.embeddings, Some(record.grad_norm))?;
+            let report = self.collapse.observe(
+                step,
+                record.embeddings,
+                record.assignments,
+                Some(record.grad_norm),
+            )?;
             self.kinds.extend(report.warnings.iter().map(|warning| warning.kind));
         }
         Ok(())

@@ -6,7 +6,7 @@ use std::fmt;
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::Embeddings;
+use super::{Embeddings, information};
 use crate::optim::require;
 use crate::{Error, Result};
 
@@ -33,6 +33,8 @@ pub struct CollapseConfig {
     pub min_rank_fraction: f64,
     /// Smallest healthy [`Embeddings::alignment`] of two views, at least 0. Default 1e-6.
     pub min_alignment: f64,
+    /// Smallest healthy [`information`](super::information) of assignments, in `[0, 1]`. Default 0.005.
+    pub min_information: f64,
     /// Smallest healthy l2 norm of the gradient, at least 0. Default 1e-8.
     pub min_gradient_norm: f64,
     /// Largest healthy l2 norm of the gradient, above `min_gradient_norm`. Default 1e4.
@@ -50,6 +52,7 @@ impl Default for CollapseConfig {
             max_dead_fraction: 0.25,
             min_rank_fraction: 0.05,
             min_alignment: 1e-6,
+            min_information: 0.005,
             min_gradient_norm: 1e-8,
             max_gradient_norm: 1e4,
         }
@@ -70,6 +73,7 @@ impl CollapseConfig {
             ("min_spread", self.min_spread),
             ("max_dead_fraction", self.max_dead_fraction),
             ("min_rank_fraction", self.min_rank_fraction),
+            ("min_information", self.min_information),
         ] {
             require((0.0..=1.0).contains(&value), at, key, "in [0, 1]", value)?;
         }
@@ -99,6 +103,8 @@ pub enum WarningKind {
     DeadDimensions,
     /// Both views of a sample have the same embedding, though samples differ.
     SameViews,
+    /// The distributions over prototypes or dimensions are the same for every sample.
+    Assignments,
     /// The gradient is as good as zero.
     VanishingGradient,
     /// The gradient is far too large.
@@ -117,6 +123,9 @@ impl WarningKind {
             }
             Self::SameViews => {
                 "the two views of a sample are one: the task is solved without learning anything"
+            }
+            Self::Assignments => {
+                "complete collapse: the distributions are all uniform, or all one and the same dimension's"
             }
             Self::VanishingGradient => "nothing is learnt: the loss no longer depends on the parameters",
             Self::ExplodingGradient => "steps are far too large and the loss is about to diverge",
@@ -144,6 +153,11 @@ impl WarningKind {
             }
             Self::SameViews => {
                 "check that the augmentation draws anew for each view and that two views, not one twice, reach the loss"
+            }
+            Self::Assignments => {
+                "check that the teacher is centred (or its assignments balanced), which keeps one dimension from \
+                 winning, and that its temperature is below the student's, which keeps them from being uniform; lower \
+                 the learning rate or lengthen the warm-up"
             }
             Self::VanishingGradient => {
                 "check that the loss is not cut from the online branch (detach) and that the temperature is not too high; \
@@ -178,7 +192,7 @@ impl fmt::Display for Warning {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Report {
     /// Measures by name: `spread`, `dead_fraction`, `effective_rank`, `uniformity`, `alignment` (two views),
-    /// `gradient_norm` (where given).
+    /// `information` (assignments), `gradient_norm` (where given).
     pub values: Vec<(String, f64)>,
     /// New findings. A condition that lasts is reported once.
     pub warnings: Vec<Warning>,
@@ -271,11 +285,18 @@ impl Collapse {
     /// Measures the embeddings of a step and compares.
     ///
     /// `views` are tensors `[N, D]` with row i of each belonging to sample i. The first is measured; alignment needs a
-    /// second of the same shape. `gradient_norm` is [`crate::optim::Gradients::norm`] of the same step.
+    /// second of the same shape. `assignments` `[M, K]` are distributions, of methods that compare such;
+    /// `gradient_norm` is [`crate::optim::Gradients::norm`] of the same step.
     ///
     /// # Errors
     /// No view at all, or a first view that [`Embeddings::new`] refuses.
-    pub fn observe(&mut self, step: u64, views: &[Tensor], gradient_norm: Option<f64>) -> Result<Report> {
+    pub fn observe(
+        &mut self,
+        step: u64,
+        views: &[Tensor],
+        assignments: Option<&Tensor>,
+        gradient_norm: Option<f64>,
+    ) -> Result<Report> {
         let Some(first) = views.first() else {
             return Err(Error::data("collapse monitor", "there are no embeddings to look at"));
         };
@@ -292,6 +313,18 @@ impl Collapse {
         }];
         if raw.is_finite() {
             self.measure(&raw, views.get(1), &mut report, &mut tests)?;
+        }
+        if let Some(assignments) = assignments {
+            let rows = assignments.dim(0)?.min(self.config.max_rows);
+            let value = information(&assignments.narrow(0, 0, rows)?)?;
+            report.values.push(("information".to_string(), value));
+            tests.push(Test {
+                kind: WarningKind::Assignments,
+                name: "information of the assignments",
+                value,
+                threshold: self.config.min_information,
+                below: true,
+            });
         }
         if let Some(norm) = gradient_norm {
             report.values.push(("gradient_norm".to_string(), norm));

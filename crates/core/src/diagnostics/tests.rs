@@ -57,7 +57,7 @@ fn raised(first: &Tensor, second: &Tensor, norm: Option<f64>) -> Result<Vec<Warn
     let mut monitor = Collapse::new(CollapseConfig::default())?;
     let mut kinds = Vec::new();
     for step in 0..5 {
-        let report = monitor.observe(step, &[first.clone(), second.clone()], norm)?;
+        let report = monitor.observe(step, &[first.clone(), second.clone()], None, norm)?;
         kinds.extend(report.warnings.iter().map(|w| w.kind));
     }
     Ok(kinds)
@@ -71,11 +71,43 @@ fn healthy_embeddings_raise_nothing() -> Result<()> {
         assert_eq!(raised(&first, &second, Some(1.0))?, [], "{n} {d}");
     }
     let first = make(256, 128, 1, |_, _, x| x)?;
-    let report = Collapse::new(CollapseConfig::default())?.observe(0, &[first], None)?;
+    let report = Collapse::new(CollapseConfig::default())?.observe(0, &[first], None, None)?;
     let value = |name| report.get(name).unwrap_or(f64::NAN);
     assert!((value("spread") - 1.0).abs() < 0.02, "{report:?}");
     assert!(value("effective_rank") > 100.0 && value("dead_fraction") == 0.0, "{report:?}");
     assert!((value("uniformity") + 3.9).abs() < 0.1 && report.get("alignment").is_none(), "{report:?}");
+    Ok(())
+}
+
+/// `[N, K]`: uniform, of one dimension, each sample of its own, halves of two dimensions.
+#[test]
+fn information_is_what_assignments_say_of_their_samples() -> Result<()> {
+    let (n, k) = (16, 32);
+    let of = |f: fn(usize, usize) -> f64| make(n, k, 1, |i, j, _| f(i, j));
+    let value = |f| information(&of(f)?);
+    assert!(value(|_, _| 1.0 / 32.0)?.abs() < 1e-6);
+    assert!(value(|_, j| f64::from(u8::from(j == 5)))?.abs() < 1e-9);
+    assert!((value(|i, j| f64::from(u8::from(i == j)))? - 1.0).abs() < 1e-9);
+    assert!((value(|i, j| f64::from(u8::from(j == i % 2)))? - 0.25).abs() < 1e-9);
+    assert!(information(&of(|_, _| 1.0)?.narrow(0, 0, 1)?).is_err());
+    Ok(())
+}
+
+#[test]
+fn assignments_that_are_alike_raise_a_warning() -> Result<()> {
+    let views = [make(16, 32, 1, |_, _, x| x)?];
+    for (assigned, expected) in [
+        (make(16, 32, 1, |_, _, _| 1.0 / 32.0)?, vec![WarningKind::Assignments]),
+        (make(16, 32, 1, |i, j, _| f64::from(u8::from(i == j)))?, vec![]),
+    ] {
+        let mut monitor = Collapse::new(CollapseConfig::default())?;
+        let mut seen = Vec::new();
+        for step in 0..5 {
+            let report = monitor.observe(step, &views, Some(&assigned), None)?;
+            seen.extend(report.warnings.iter().map(|warning| warning.kind));
+        }
+        assert_eq!(seen, expected);
+    }
     Ok(())
 }
 
@@ -124,7 +156,7 @@ fn patience_and_hysteresis() -> Result<()> {
     let mut count = |z: &Tensor, times: usize| -> Result<usize> {
         let mut warnings = 0;
         for step in 0..times {
-            warnings += monitor.observe(step as u64, std::slice::from_ref(z), None)?.warnings.len();
+            warnings += monitor.observe(step as u64, std::slice::from_ref(z), None, None)?.warnings.len();
         }
         Ok(warnings)
     };
@@ -142,7 +174,7 @@ fn patience_and_hysteresis() -> Result<()> {
 fn warnings_read_as_one_line() -> Result<()> {
     let config = CollapseConfig { patience: 1, ..CollapseConfig::default() };
     let zero = make(8, 4, 1, |_, _, _| 0.0)?;
-    let report = Collapse::new(config)?.observe(150, &[zero], None)?;
+    let report = Collapse::new(config)?.observe(150, &[zero], None, None)?;
     let text = report.warnings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     assert!(
         text.starts_with("step 150: spread of the embeddings 0.000e0 is below 1.000e-1; complete collapse")
@@ -155,8 +187,8 @@ fn warnings_read_as_one_line() -> Result<()> {
 fn bad_input_and_settings_are_named() -> Result<()> {
     let mut monitor = Collapse::new(CollapseConfig::default())?;
     assert!(monitor.due(0) && monitor.due(100) && !monitor.due(101));
-    assert!(monitor.observe(0, &[], None).is_err());
-    assert!(monitor.observe(0, &[make(1, 4, 1, |_, _, x| x)?], None).is_err());
+    assert!(monitor.observe(0, &[], None, None).is_err());
+    assert!(monitor.observe(0, &[make(1, 4, 1, |_, _, x| x)?], None, None).is_err());
     assert!(Embeddings::new(&Tensor::zeros(4, candle_core::DType::F32, &Device::Cpu)?).is_err());
     let faulty = [
         (CollapseConfig { every: 0, ..CollapseConfig::default() }, "collapse.every"),
@@ -187,7 +219,7 @@ fn subsets_are_spread_and_bits_do_not_depend_on_the_thread_count() -> Result<()>
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
         pool.map_err(|e| Error::data("thread pool", e.to_string()))?.install(|| {
             let report =
-                Collapse::new(CollapseConfig::default())?.observe(0, std::slice::from_ref(&z), None)?;
+                Collapse::new(CollapseConfig::default())?.observe(0, std::slice::from_ref(&z), None, None)?;
             Ok(report.values.into_iter().map(|(_, value)| value.to_bits()).collect())
         })
     };
@@ -200,15 +232,15 @@ fn a_resumed_monitor_goes_on_where_it_stood() -> Result<()> {
     let zero = [make(8, 4, 1, |_, _, _| 0.0)?];
     let mut straight = Collapse::new(CollapseConfig::default())?;
     for step in 0..2 {
-        straight.observe(step, &zero, None)?;
+        straight.observe(step, &zero, None, None)?;
     }
     let text = serde_json::to_string(&straight.state()).unwrap_or_default();
     let mut resumed = Collapse::new(CollapseConfig::default())?;
     resumed.load_state(serde_json::from_str(&text).map_err(|e| Error::format("state", e))?);
     for step in 2..5 {
-        let report = resumed.observe(step, &zero, None)?;
+        let report = resumed.observe(step, &zero, None, None)?;
         assert_eq!(report.warnings.len(), usize::from(step == 2), "step {step}");
-        assert_eq!(report, straight.observe(step, &zero, None)?);
+        assert_eq!(report, straight.observe(step, &zero, None, None)?);
     }
     Ok(())
 }

@@ -44,6 +44,9 @@ pub struct StepOutput {
     /// Embeddings of the batch, one tensor `[N, D]` per view, cut from the graph: what the collapse instruments look
     /// at.
     pub embeddings: Vec<Tensor>,
+    /// Where the method compares distributions: those of the batch, `[M, K]`, cut from the graph. The collapse
+    /// instruments look at what they say of their samples.
+    pub assignments: Option<Tensor>,
     /// Backbone features `[N, width]` of the first view, cut from the graph, for the online probe.
     pub features: Option<Tensor>,
 }

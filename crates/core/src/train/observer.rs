@@ -22,6 +22,8 @@ pub struct StepRecord<'a> {
     pub grad_norm: f64,
     /// [`super::StepOutput::embeddings`].
     pub embeddings: &'a [Tensor],
+    /// [`super::StepOutput::assignments`].
+    pub assignments: Option<&'a Tensor>,
     /// [`super::StepOutput::features`].
     pub features: Option<&'a Tensor>,
     /// [`crate::data::Batch::labels`].

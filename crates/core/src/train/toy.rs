@@ -65,6 +65,7 @@ impl Method for ToyMethod {
             loss: (alignment + decorrelation)?,
             terms: vec![("alignment".to_string(), value)],
             embeddings: vec![a.detach(), b.detach()],
+            assignments: None,
             features: Some(a.detach()),
         })
     }

@@ -277,7 +277,7 @@ impl<'a> Trainer<'a> {
             return Err(Error::config("learning rate", reason));
         }
         self.method.before_step(progress)?;
-        let StepOutput { loss, terms, embeddings, features } =
+        let StepOutput { loss, terms, embeddings, assignments, features } =
             self.method.step(&batch, &self.comm, progress)?;
         let value = self.mean_over_ranks(&loss)?;
         if !value.is_finite() {
@@ -306,6 +306,7 @@ impl<'a> Trainer<'a> {
             lr,
             grad_norm,
             embeddings: &embeddings,
+            assignments: assignments.as_ref(),
             features: features.as_ref(),
             labels: batch.labels.as_deref(),
             logged: progress.step.is_multiple_of(self.config.log_every_steps),
