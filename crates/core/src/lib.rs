@@ -14,11 +14,12 @@
 //! | [`state`] | what methods own beside parameters: averages for momentum encoders |
 //! | [`augment`] | torchvision-exact image operations and printable recipes |
 //! | [`data`] | sources of samples, the loader (decoders need feature `data`, the Hub needs feature `hub`) |
-//! | [`eval`] | named, versioned protocols |
+//! | [`eval`] | named, versioned protocols on frozen features |
 //! | [`diagnostics`] | instruments that see a collapse coming |
 //! | [`weights`] | safetensors in and out, manifests |
 //! | [`train`] | the one loop: checkpoints, resume, events |
 //! | [`experiment`] | a whole run from one value: configuration and data in, trained encoder out |
+//! | [`image_eval`] | protocols that train on images: the papers' linear ones, fine-tuning |
 
 pub mod augment;
 pub mod data;
@@ -27,6 +28,7 @@ pub mod dist;
 pub mod error;
 pub mod eval;
 pub mod experiment;
+pub mod image_eval;
 pub mod kernels;
 pub mod loss;
 pub mod nn;

@@ -107,13 +107,15 @@ fn resumed_runs_end_in_the_same_bytes() -> Result<()> {
 
 #[test]
 fn features_get_better() -> Result<()> {
-    let run = recipe::preset("v1-smoke")?;
-    testing::assert_learns(&run, 0.03)
+    for (preset, margin) in [("v1-smoke", 0.03), ("v2-smoke", 0.1), ("v3-smoke", 0.1)] {
+        testing::assert_learns(&recipe::preset(preset)?, margin)?;
+    }
+    Ok(())
 }
 
 /// A key encoder that is the query encoder of the moment (momentum 0, which fails in the paper) is seen to give one
-/// embedding for all; v3 is not. No claim about v2's own momentum: without batch norm in the head its embeddings begin
-/// in a narrow cone, which the instrument reports in so short a run too.
+/// embedding for all; v3 is not. That v2 is not with its own momentum is seen by the test above: instruments that look as
+/// often as here would report the narrow cone in which embeddings begin without batch norm in the head.
 #[test]
 fn a_key_encoder_without_momentum_is_seen_to_collapse() -> Result<()> {
     let warnings = |momentum: f64| -> Result<Vec<WarningKind>> {

@@ -8,9 +8,12 @@ use anyhow::{Result, anyhow};
 use candle_core::Device;
 use contrastive_core::augment::EvalTransform;
 use contrastive_core::data::{Split, Subset, embedded};
+use contrastive_core::diagnostics::{CollapseConfig, WarningKind};
 use contrastive_core::eval::{Protocol, metric};
 use contrastive_core::experiment::{MethodConfig, RunConfig, RunOptions, features, fit};
 use contrastive_core::train::{Method, Notes, Observer, Outcome, StepRecord};
+
+use crate::collapse::Watch;
 
 /// Raises the stop flag after a step.
 struct StopAt(u64, Arc<AtomicBool>);
@@ -74,13 +77,17 @@ fn knn(method: &dyn Method, eval: &EvalTransform) -> Result<f64> {
 }
 
 /// The run on the embedded sign-language digits beats the random network it begins with by `margin` of kNN accuracy
-/// (of 1).
+/// (of 1), and the instruments see no complete collapse on the way.
 pub fn assert_learns<M: MethodConfig>(run: &RunConfig<M>, margin: f64) -> Result<()> {
     let random = knn(run.method.build(run.train.seed, &Device::Cpu)?.as_ref(), &run.eval)?;
     let folder = tempfile::tempdir()?;
     let source = embedded::sign_digits(Split::Train)?;
-    let (method, _) = fit(run, source, RunOptions::new(folder.path().join("run")))?;
+    let mut watch = Watch::new(CollapseConfig::default())?;
+    let options = RunOptions { observers: vec![&mut watch], ..RunOptions::new(folder.path().join("run")) };
+    let (method, _) = fit(run, source, options)?;
     let trained = knn(method.as_ref(), &run.eval)?;
     assert!(trained > random + margin, "random {random:.3}, trained {trained:.3}");
+    let collapsed = [WarningKind::NonFinite, WarningKind::Constant, WarningKind::Assignments];
+    assert!(!watch.kinds.iter().any(|kind| collapsed.contains(kind)), "{:?}", watch.kinds);
     Ok(())
 }

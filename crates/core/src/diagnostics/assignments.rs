@@ -22,7 +22,8 @@ pub fn information(distributions: &Tensor) -> Result<f64> {
         mean.iter_mut().zip(row).for_each(|(mean, p)| *mean += f64::from(*p) / n as f64);
     }
     // The divergence of each from the mean, whose terms do not cancel where all are alike.
-    let term = |(&p, &mean): (&f32, &f64)| if p == 0.0 { 0.0 } else { f64::from(p) * (f64::from(p) / mean).ln() };
+    let term =
+        |(&p, &mean): (&f32, &f64)| if p == 0.0 { 0.0 } else { f64::from(p) * (f64::from(p) / mean).ln() };
     let divergence: f64 = p.chunks(k).flat_map(|row| row.iter().zip(&mean)).map(term).sum();
     Ok(divergence / n as f64 / (n.min(k) as f64).ln())
 }

@@ -242,11 +242,11 @@ const MANY: usize = 10_001;
 fn pooling_agrees_with_pytorch() {
     let golden = golden();
     for side in [1, 3, 4] {
-        let pooled = images::adaptive_max_pool(&golden["pool.x"], side).unwrap();
+        let pooled = crate::image_eval::adaptive_max_pool(&golden["pool.x"], side).unwrap();
         assert_eq!(pooled.dims(), [2, 3 * side * side]);
         let values: Vec<f64> = pooled.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1().unwrap();
         close(&values, &numbers(&golden, &format!("pool.{side}")), 0.0, "pooled");
     }
-    assert!(images::adaptive_max_pool(&golden["pool.x"], 0).is_err());
-    assert!(images::adaptive_max_pool(&golden["sweep.train"], 1).is_err());
+    assert!(crate::image_eval::adaptive_max_pool(&golden["pool.x"], 0).is_err());
+    assert!(crate::image_eval::adaptive_max_pool(&golden["sweep.train"], 1).is_err());
 }

@@ -127,11 +127,11 @@ impl LinearConfig {
 /// A linear classifier on the host.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LinearClassifier {
-    pub(super) dim: usize,
-    pub(super) classes: usize,
+    pub(crate) dim: usize,
+    pub(crate) classes: usize,
     // `[dim, classes]`: the layout in which both products run without a copy of the weight.
-    pub(super) weight: Vec<f32>,
-    pub(super) bias: Vec<f32>,
+    pub(crate) weight: Vec<f32>,
+    pub(crate) bias: Vec<f32>,
 }
 
 impl LinearClassifier {
@@ -217,7 +217,7 @@ pub fn train_linear(train: &Features, classes: usize, config: &LinearConfig) -> 
 }
 
 /// The training itself, with the beginning and the order of samples in each epoch given.
-pub(super) fn train_from(
+pub(crate) fn train_from(
     train: &Features,
     start: LinearClassifier,
     config: &LinearConfig,

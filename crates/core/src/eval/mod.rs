@@ -1,25 +1,24 @@
 //! Named, versioned evaluation protocols: features and labels in, metrics out.
 //!
 //! A protocol's name ends in its version; whatever changes a number gets a new name. [`Protocol`] has the exact
-//! definition of those on frozen features, [`images::ImageProtocol`] of those that train on images.
+//! definition of those on frozen features, [`crate::image_eval::ImageProtocol`] of those that train on images.
 
 mod cache;
 mod cluster;
 mod features;
-pub mod images;
 mod knn;
 mod lbfgs;
-mod linear;
+pub(crate) mod linear;
 mod logistic;
 mod matrix;
-mod metrics;
+pub(crate) mod metrics;
 mod nearest;
 mod online;
 mod retrieval;
 mod similarity;
 mod skinny;
 mod softmax;
-mod split;
+pub(crate) mod split;
 mod transfer;
 mod tsne;
 

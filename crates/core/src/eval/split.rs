@@ -5,11 +5,11 @@ use crate::{Error, Result};
 
 /// Indices of both parts, each in the order of the set.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Parts {
+pub(crate) struct Parts {
     /// What is left to train on: of every class at least one sample.
-    pub(super) rest: Vec<usize>,
+    pub(crate) rest: Vec<usize>,
     /// What settings are chosen on.
-    pub(super) held: Vec<usize>,
+    pub(crate) held: Vec<usize>,
 }
 
 /// Keeps back `fraction` of every class, rounded, at least one sample where a class has two or more and never all of
@@ -17,7 +17,7 @@ pub(super) struct Parts {
 ///
 /// # Errors
 /// [`Error::Data`] where no class has two samples.
-pub(super) fn hold_out(name: &str, labels: &[u32], fraction: f64, seed: u64) -> Result<Parts> {
+pub(crate) fn hold_out(name: &str, labels: &[u32], fraction: f64, seed: u64) -> Result<Parts> {
     let classes = labels.iter().max().map_or(0, |&label| label as usize + 1);
     let mut members = vec![Vec::new(); classes];
     for (index, &label) in labels.iter().enumerate() {

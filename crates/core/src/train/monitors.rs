@@ -30,12 +30,8 @@ impl Observer for CollapseMonitor {
         if !self.collapse.due(step) || record.embeddings.is_empty() {
             return Ok(());
         }
-        let report = self.collapse.observe(
-                step,
-                record.embeddings,
-                record.assignments,
-                Some(record.grad_norm),
-            )?;
+        let report =
+            self.collapse.observe(step, record.embeddings, record.assignments, Some(record.grad_norm))?;
         for (name, value) in report.values {
             // The loop logs the gradient norm at every logged step.
             if name != "gradient_norm" {

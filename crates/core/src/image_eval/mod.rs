@@ -1,8 +1,8 @@
 //! Protocols that train on images: linear classifiers on augmented views of a frozen backbone, and fine-tuning.
 //!
 //! A protocol is a [`crate::experiment::RunConfig`] of a [`ClassifierConfig`], which [`ImageProtocol::runs`] gives and
-//! which one can print; the loop of all methods trains it. Unlike the rest of [`crate::eval`] this module stands above
-//! [`crate::train`] and [`crate::experiment`].
+//! which one can print; the loop of all methods trains it. Protocols on frozen
+//! features are in [`crate::eval`].
 
 mod classifier;
 mod layers;
