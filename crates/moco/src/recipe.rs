@@ -61,7 +61,7 @@ pub fn preset(name: &str) -> Result<RunConfig<MocoConfig>> {
         "v2-imagenet" => Ok(v2_imagenet(200)),
         "v2-imagenet-800" => Ok(v2_imagenet(800)),
         "v2-cifar10" => Ok(v2_cifar10()),
-        "v2-cifar10-small" => Ok(tiers::cifar10_small(MocoConfig::V2(narrow(Some(512), 4096)), 2)),
+        "v2-cifar10-small" => Ok(v2_cifar10_small()),
         "v2-smoke" => Ok(v2_smoke()),
         "v3-imagenet-100" => Ok(v3_resnet(100, 0.6, 1e-6, 0.99)),
         "v3-imagenet-300" => Ok(v3_resnet(300, 0.3, 1e-6, 0.99)),
@@ -297,6 +297,12 @@ fn narrow_v3() -> V3Config {
         momentum: 0.99,
         transformer: None,
     }
+}
+
+/// Batch norm over the whole batch and no shuffling, as in lightly's runs that the tier's tables put beside it.
+fn v2_cifar10_small() -> RunConfig<MocoConfig> {
+    let method = QueueConfig { bn_groups: 1, shuffle: false, ..narrow(Some(512), 4096) };
+    tiers::cifar10_small(MocoConfig::V2(method), 2)
 }
 
 /// Crops that leave most of the hand in both views: in 270 steps the tier's own teach little but colours.

@@ -172,8 +172,11 @@ fn narrow() -> SimSiamConfig {
     SimSiamConfig { backbone: tiers::narrow_resnet().into(), predictor_lr: None, ..small_images(head, 512) }
 }
 
+/// The paper's three layers in the projector, which lightly's has for CIFAR-10 too.
 fn cifar10_small() -> RunConfig<SimSiamConfig> {
-    tiers::cifar10_small(narrow(), 2)
+    let method = narrow();
+    let head = HeadConfig { layers: 3, ..method.head };
+    tiers::cifar10_small(SimSiamConfig { head, ..method }, 2)
 }
 
 /// A large rate, a wide predictor, and crops that leave most of the hand in both views: in 270 steps the tier's own teach

@@ -8,6 +8,7 @@ mod ranks_tests;
 #[cfg(test)]
 mod tests_support;
 mod tiled;
+mod view_pairs;
 
 pub use cross_entropy::{cross_entropy, soft_cross_entropy};
 pub use info_nce::{InBatch, info_nce_in_batch, info_nce_queue};
@@ -15,7 +16,7 @@ pub use nt_xent::nt_xent;
 
 use candle_core::{DType, Tensor};
 
-use crate::tensor::l2_normalize;
+use crate::tensor::{l2_normalize, softplus};
 use crate::{Error, Result};
 
 /// What a contrastive loss gives back.
@@ -33,8 +34,7 @@ impl ContrastiveLoss {
     /// which keeps its digits when the loss is small.
     fn new(positive: &Tensor, negatives: &tiled::Negatives) -> Result<Self> {
         let x = (&negatives.lse - positive)?;
-        // log(1 + e^x) without overflow; at 0 Candle's derivatives of relu (1) and abs (1) add up to the right 1/2.
-        let loss = (x.relu()? + (x.abs()?.neg()?.exp()? + 1.0)?.log()?)?.mean_all()?;
+        let loss = softplus(&x)?.mean_all()?;
         let right = positive.detach().gt(&negatives.max)?;
         Ok(Self { loss, accuracy: right.to_dtype(DType::F32)?.mean_all()? })
     }

@@ -3,7 +3,8 @@
 use candle_core::Tensor;
 
 use super::tiled::{Excluded, check_matrix, negatives, symmetric_negatives};
-use super::{ContrastiveLoss, paired_logits, prepare, scale};
+use super::view_pairs::view_logits;
+use super::{ContrastiveLoss, prepare, scale};
 use crate::dist::{Comm, all_gather_with_grad};
 use crate::{Error, Result};
 
@@ -47,9 +48,7 @@ pub fn nt_xent(
         return Err(Error::shape("nt_xent", format!("{:?} as the first view's", z1.dims()), z2.dims()));
     }
     let own = prepare(&Tensor::cat(&[z1, z2], 0)?, normalize)?;
-    // Both views' rows have the same positive logits.
-    let positive = paired_logits(&own.narrow(0, 0, batch)?, &own.narrow(0, batch, batch)?, scale)?;
-    let positive = Tensor::cat(&[&positive, &positive], 0)?;
+    let positive = view_logits(&own, scale)?;
     let excluded = Excluded::Views { offset: comm.rank() * 2 * batch, batch };
     let negatives = if comm.size() == 1 {
         symmetric_negatives(&own, scale, excluded)?

@@ -2,6 +2,8 @@
 
 mod gradcheck;
 mod normalize;
+mod softplus;
 
 pub use gradcheck::{GradCheck, check_gradients};
 pub use normalize::l2_normalize;
+pub use softplus::softplus;

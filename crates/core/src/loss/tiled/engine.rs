@@ -40,7 +40,7 @@ impl Problem<'_> {
         self.rows.len() / self.d
     }
 
-    fn n(&self) -> usize {
+    pub(super) fn n(&self) -> usize {
         self.columns.len() / self.d
     }
 
@@ -67,7 +67,7 @@ impl Problem<'_> {
     }
 
     /// Whether no logit can exceed [`BOUND`]. (A NaN may pass; it shows in every sum it enters.)
-    fn bounded(&self) -> bool {
+    pub(super) fn bounded(&self) -> bool {
         let largest = |x: &[f32]| {
             let square = |row: &[f32]| row.iter().map(|v| v * v).sum::<f32>();
             x.chunks_exact(self.d).map(square).fold(0f32, f32::max)
@@ -208,6 +208,12 @@ impl Problem<'_> {
         (row_gradient, columns.then_some(column_gradient))
     }
 
+    /// What `e^logit` has to be multiplied by for the gradient of each row's log-sum-exp.
+    pub(super) fn factors(&self, lse: &[f32], gradient: &[f32]) -> Vec<f32> {
+        let of = |(&g, &lse): (&f32, &f32)| if lse == NO_NEGATIVES { 0.0 } else { g * (-lse).exp() };
+        gradient.iter().zip(lse).map(of).collect()
+    }
+
     /// The gradient where rows and columns are the same tensor and exclusion is symmetric: each pair's two
     /// contributions share one exponential and one tile.
     pub(super) fn symmetric_backward(&self, lse: &[f32], gradient: &[f32]) -> Vec<f32> {
@@ -219,11 +225,7 @@ impl Problem<'_> {
             return rows;
         }
         let (n, d, b) = (self.n(), self.d, side(self.n()));
-        let factor: Vec<f32> = gradient
-            .iter()
-            .zip(lse)
-            .map(|(&g, &lse)| if lse == NO_NEGATIVES { 0.0 } else { g * (-lse).exp() })
-            .collect();
+        let factor = self.factors(lse, gradient);
         let mut total = vec![0f32; n * d];
         let mut partial = vec![0f32; n.div_ceil(b) * group(b).min(n) * d];
         for first in (0..n).step_by(group(b)) {

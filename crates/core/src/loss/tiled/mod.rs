@@ -2,14 +2,19 @@
 //!
 //! `logits = scale * rows columnsᵀ` is `[M, N]`; both contrastive losses need, per row, the log-sum-exp over the
 //! columns that are neither the row's own nor its positive, and the largest of them. On the CPU in f32 the logits exist
-//! one tile at a time and the backward pass computes them again: memory is that of the embeddings, for any N.
+//! one tile at a time and the backward pass computes them again: memory is that of the embeddings, for any N. (Of up to
+//! 1024 rows against themselves the whole matrix is kept: 4 MiB.)
 //! Elsewhere plain Candle operations do the same with the whole matrix.
 
+mod dense;
 mod engine;
 mod kernels;
 
+use std::sync::{Mutex, PoisonError};
+
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, D, DType, Device, Layout, Shape, Storage, Tensor};
 
+use crate::kernels::memory::Buffer;
 use crate::{Error, Result};
 use engine::Problem;
 
@@ -65,7 +70,7 @@ pub(super) fn negatives(
     if !fused(rows) || !fused(columns) {
         return plain(rows, columns, scale, excluded);
     }
-    let op = Tiled { scale: scale as f32, excluded };
+    let op = Tiled::new(scale, excluded);
     Negatives::from_rows(&rows.contiguous()?.apply_op2(&columns.contiguous()?, op)?)
 }
 
@@ -74,7 +79,7 @@ pub(super) fn symmetric_negatives(rows: &Tensor, scale: f64, excluded: Excluded)
     if !fused(rows) {
         return plain(rows, rows, scale, excluded);
     }
-    let op = Tiled { scale: scale as f32, excluded };
+    let op = Tiled::new(scale, excluded);
     Negatives::from_rows(&rows.contiguous()?.apply_op1(op)?)
 }
 
@@ -104,9 +109,15 @@ pub(super) fn plain(rows: &Tensor, columns: &Tensor, scale: f64, excluded: Exclu
 struct Tiled {
     scale: f32,
     excluded: Excluded,
+    /// The logits of a small symmetric problem, from the forward to the backward pass.
+    kept: Mutex<Option<Buffer>>,
 }
 
 impl Tiled {
+    fn new(scale: f64, excluded: Excluded) -> Self {
+        Self { scale: scale as f32, excluded, kept: Mutex::new(None) }
+    }
+
     fn problem<'a>(&self, rows: &'a [f32], columns: &'a [f32], d: usize) -> Problem<'a> {
         Problem { rows, columns, d, scale: self.scale, excluded: self.excluded }
     }
@@ -148,13 +159,27 @@ impl CustomOp1 for Tiled {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
         let (_, d) = layout.shape().dims2()?;
         let x = slice(storage, layout)?;
-        Ok(stacked(self.problem(x, x, d).symmetric_forward()))
+        let problem = self.problem(x, x, d);
+        if !problem.is_small() {
+            return Ok(stacked(problem.symmetric_forward()));
+        }
+        let (stats, logits) = problem.dense_forward();
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(logits);
+        Ok(stacked(stats))
     }
 
     fn bwd(&self, x: &Tensor, result: &Tensor, gradient: &Tensor) -> candle_core::Result<Option<Tensor>> {
         let (lse, gradient) = saved(result, gradient)?;
         let d = x.dim(1)?;
-        let dx = with_slice(x, |s| Ok(self.problem(s, s, d).symmetric_backward(&lse, &gradient)))?;
+        // A second backward pass through the same graph finds nothing kept.
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let dx = with_slice(x, |s| {
+            let problem = self.problem(s, s, d);
+            Ok(match kept {
+                Some(logits) => problem.dense_backward(logits, &lse, &gradient),
+                None => problem.symmetric_backward(&lse, &gradient),
+            })
+        })?;
         Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
     }
 }

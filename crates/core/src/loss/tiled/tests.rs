@@ -58,10 +58,19 @@ fn compare(rows: &Tensor, columns: Option<&Tensor>, scale: f64, excluded: Exclud
 
 #[test]
 fn tiles_match_the_plain_twin() {
-    // Small and large logits (the bounded and the shifted path), sizes around the tiles' sides, several groups.
-    for (batch, d, size) in
-        [(1, 1, 1.0), (2, 3, 1.0), (16, 8, 1.0), (33, 5, 4.0), (100, 16, 0.3), (130, 4, 1.0)]
-    {
+    // Small and large logits (the bounded and the shifted path), sizes around the tiles' sides, several groups; from 1025
+    // rows on the symmetric form goes tile by tile too.
+    for (batch, d, size) in [
+        (1, 1, 1.0),
+        (2, 3, 1.0),
+        (16, 8, 1.0),
+        (33, 5, 4.0),
+        (100, 16, 0.3),
+        (130, 4, 1.0),
+        (512, 7, 0.3),
+        (513, 6, 0.3),
+        (700, 3, 1.0),
+    ] {
         let z = embeddings(batch as u64, 2 * batch, d, size);
         for scale in [0.5, 2.0, 30.0] {
             compare(&z, None, scale, Excluded::Views { offset: 0, batch });
@@ -102,17 +111,25 @@ proptest! {
 
 #[test]
 fn bytes_do_not_depend_on_the_number_of_threads() {
-    let z = embeddings(11, 700, 24, 0.2);
+    let z = embeddings(11, 1100, 24, 0.2);
     let columns = embeddings(12, 300, 24, 0.2);
     let run = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
             let z = Var::from_tensor(&z).unwrap();
             let c = Var::from_tensor(&columns).unwrap();
-            let one =
-                symmetric_negatives(z.as_tensor(), 2.0, Excluded::Views { offset: 0, batch: 350 }).unwrap();
-            let two = negatives(z.as_tensor(), c.as_tensor(), 2.0, Excluded::None).unwrap();
-            let grads = (one.lse + two.lse).unwrap().sum_all().unwrap().backward().unwrap();
+            let symmetric = |rows: usize| {
+                let z = z.narrow(0, 0, rows).unwrap();
+                symmetric_negatives(&z, 2.0, Excluded::Views { offset: 0, batch: rows / 2 }).unwrap().lse
+            };
+            // The first tile by tile, the second with the whole matrix.
+            let (one, two) = (symmetric(1100), symmetric(700));
+            let three = negatives(z.as_tensor(), c.as_tensor(), 2.0, Excluded::None).unwrap().lse;
+            let sums = [one, two, three].map(|lse| lse.sum_all().unwrap());
+            let grads = sums
+                .iter()
+                .fold(Tensor::zeros((), DType::F32, &Device::Cpu).unwrap(), |sum, x| (sum + x).unwrap());
+            let grads = grads.backward().unwrap();
             [z.as_tensor(), c.as_tensor()].map(|x| {
                 let g: Vec<f32> = grads.get(x).unwrap().flatten_all().unwrap().to_vec1().unwrap();
                 g.into_iter().map(f32::to_bits).collect::<Vec<_>>()
