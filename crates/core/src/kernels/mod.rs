@@ -24,7 +24,6 @@ mod precision;
 mod residual;
 pub(crate) mod simd;
 mod sink;
-mod storage;
 #[cfg(test)]
 mod test_support;
 mod tokens;
@@ -48,6 +47,8 @@ pub use tokens::{embed_tokens, take_token};
 pub(crate) use sink::ParamGradients;
 
 use candle_core::{DType, Tensor};
+
+use crate::tensor::storage;
 
 /// Whether `x` goes to our own operation (true) or to the composed twin.
 fn is_native(x: &Tensor) -> bool {

@@ -1,9 +1,10 @@
 //! The logits of positives where two views of a batch stand in one tensor.
 
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Storage, Tensor};
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Tensor};
 
 use super::paired_logits;
 use crate::Result;
+use crate::tensor::storage;
 
 /// `scale * z_i . z_p` for each row, where p is the other view of its sample: `z` `[2B, D]` holds the first views, then
 /// the second ones; `[2B]`.
@@ -26,21 +27,14 @@ struct ViewPairs {
     scale: f32,
 }
 
-fn elements<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [f32]> {
-    match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
-        None => candle_core::bail!("view pairs: the input is not contiguous"),
-    }
-}
-
 impl CustomOp1 for ViewPairs {
     fn name(&self) -> &'static str {
         "view-pairs"
     }
 
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(&self, z: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
         let (rows, d) = layout.shape().dims2()?;
-        let (first, second) = elements(storage, layout)?.split_at(rows / 2 * d);
+        let (first, second) = storage::slice(z, layout)?.split_at(rows / 2 * d);
         let dot = |(a, b): (&[f32], &[f32])| self.scale * a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
         let mut logits: Vec<f32> = first.chunks_exact(d).zip(second.chunks_exact(d)).map(dot).collect();
         logits.extend_from_within(..);
@@ -51,17 +45,15 @@ impl CustomOp1 for ViewPairs {
         let (rows, d) = z.dims2()?;
         let batch = rows / 2;
         let gradient = gradient.to_vec1::<f32>()?;
-        let (storage, layout) = z.storage_and_layout();
-        let Storage::Cpu(storage) = &*storage else {
-            candle_core::bail!("view pairs: the embeddings are not on the CPU")
-        };
-        let z_rows = elements(storage, layout)?;
         let mut dz = Vec::with_capacity(rows * d);
-        for row in 0..rows {
-            let other = (row + batch) % rows;
-            let factor = self.scale * (gradient[row] + gradient[other]);
-            dz.extend(z_rows[other * d..][..d].iter().map(|z| factor * z));
-        }
+        storage::with(z, |z| {
+            for row in 0..rows {
+                let other = (row + batch) % rows;
+                let factor = self.scale * (gradient[row] + gradient[other]);
+                dz.extend(z[other * d..][..d].iter().map(|z| factor * z));
+            }
+            Ok(())
+        })?;
         Ok(Some(Tensor::from_vec(dz, z.shape(), z.device())?))
     }
 }

@@ -3,6 +3,7 @@
 mod gradcheck;
 mod normalize;
 mod softplus;
+pub(crate) mod storage;
 
 pub use gradcheck::{GradCheck, check_gradients};
 pub use normalize::l2_normalize;

@@ -1,7 +1,8 @@
 //! Rows of unit length.
 
-use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Shape, Storage, Tensor};
+use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Shape, Tensor};
 
+use super::storage::{slice, with};
 use crate::Result;
 
 /// Added to the sum of squares, *inside* the root, because the root's gradient at 0 is infinite and an all-zero row
@@ -48,20 +49,13 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     sums.iter().sum::<f32>() + rest
 }
 
-fn elements<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [f32]> {
-    match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
-        None => candle_core::bail!("l2_normalize: the input is not contiguous"),
-    }
-}
-
 impl CustomOp1 for Normalize {
     fn name(&self) -> &'static str {
         "l2-normalize"
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        let x = elements(storage, layout)?;
+        let x = slice(storage, layout)?;
         let width = layout.shape().dims().last().copied().unwrap_or(1);
         let mut y = Vec::with_capacity(x.len());
         for row in x.chunks_exact(width) {
@@ -73,20 +67,18 @@ impl CustomOp1 for Normalize {
 
     /// `(g - y (y . g)) / norm`, up to epsilon.
     fn bwd(&self, x: &Tensor, _y: &Tensor, gradient: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let gradient = gradient.contiguous()?;
-        let (x_storage, x_layout) = x.storage_and_layout();
-        let (g_storage, g_layout) = gradient.storage_and_layout();
-        let (Storage::Cpu(x_storage), Storage::Cpu(g_storage)) = (&*x_storage, &*g_storage) else {
-            candle_core::bail!("l2_normalize: the gradient is not on the CPU")
-        };
-        let (values, gradients) = (elements(x_storage, x_layout)?, elements(g_storage, g_layout)?);
         let width = x.dims().last().copied().unwrap_or(1);
-        let mut dx = Vec::with_capacity(values.len());
-        for (x, g) in values.chunks_exact(width).zip(gradients.chunks_exact(width)) {
-            let scale = 1.0 / norm(x);
-            let along = dot(x, g) * scale * scale;
-            dx.extend(x.iter().zip(g).map(|(x, g)| (g - x * along) * scale));
-        }
+        let mut dx = Vec::with_capacity(x.elem_count());
+        with(x, |values| {
+            with(gradient, |gradients| {
+                for (x, g) in values.chunks_exact(width).zip(gradients.chunks_exact(width)) {
+                    let scale = 1.0 / norm(x);
+                    let along = dot(x, g) * scale * scale;
+                    dx.extend(x.iter().zip(g).map(|(x, g)| (g - x * along) * scale));
+                }
+                Ok(())
+            })
+        })?;
         Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
     }
 }

@@ -2,6 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Tensor};
 
+use super::storage::slice;
 use crate::Result;
 
 /// `log(1 + e^x)`, without overflow and to the last digits on both sides of 0. Any shape.
@@ -29,11 +30,7 @@ impl CustomOp1 for Softplus {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
-        let Some((start, end)) = layout.contiguous_offsets() else {
-            candle_core::bail!("softplus: the input is not contiguous")
-        };
-        let x = &storage.as_slice::<f32>()?[start..end];
-        let y = x.iter().map(|&x| x.max(0.0) + (-x.abs()).exp().ln_1p()).collect();
+        let y = slice(storage, layout)?.iter().map(|&x| x.max(0.0) + (-x.abs()).exp().ln_1p()).collect();
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 

@@ -12,9 +12,10 @@ mod kernels;
 
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, D, DType, Device, Layout, Shape, Storage, Tensor};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, D, DType, Device, Layout, Shape, Tensor};
 
 use crate::kernels::memory::Buffer;
+use crate::tensor::storage::{slice, with};
 use crate::{Error, Result};
 use engine::Problem;
 
@@ -130,22 +131,6 @@ fn stacked((mut lse, max): (Vec<f32>, Vec<f32>)) -> (CpuStorage, Shape) {
     (CpuStorage::F32(lse), shape)
 }
 
-fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [f32]> {
-    match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
-        None => candle_core::bail!("tiled log-sum-exp: the input is not contiguous"),
-    }
-}
-
-/// Calls `f` with the tensor's elements.
-fn with_slice<T>(x: &Tensor, f: impl FnOnce(&[f32]) -> candle_core::Result<T>) -> candle_core::Result<T> {
-    let (storage, layout) = x.storage_and_layout();
-    match &*storage {
-        Storage::Cpu(storage) => f(slice(storage, layout)?),
-        _ => candle_core::bail!("tiled log-sum-exp: the input is not on the CPU"),
-    }
-}
-
 /// The log-sum-exps and their gradient out of a `[2, M]` result and its gradient.
 fn saved(result: &Tensor, gradient: &Tensor) -> candle_core::Result<(Vec<f32>, Vec<f32>)> {
     Ok((result.get(0)?.to_vec1()?, gradient.get(0)?.contiguous()?.to_vec1()?))
@@ -173,7 +158,7 @@ impl CustomOp1 for Tiled {
         let d = x.dim(1)?;
         // A second backward pass through the same graph finds nothing kept.
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let dx = with_slice(x, |s| {
+        let dx = with(x, |s| {
             let problem = self.problem(s, s, d);
             Ok(match kept {
                 Some(logits) => problem.dense_backward(logits, &lse, &gradient),
@@ -212,9 +197,8 @@ impl CustomOp2 for Tiled {
         let d = rows.dim(1)?;
         // A queue of constants leads to no parameter: its gradient would cost a third of the work.
         let wanted = columns.track_op();
-        let (row_gradient, column_gradient) = with_slice(rows, |r| {
-            with_slice(columns, |c| Ok(self.problem(r, c, d).backward(&lse, &gradient, wanted)))
-        })?;
+        let (row_gradient, column_gradient) =
+            with(rows, |r| with(columns, |c| Ok(self.problem(r, c, d).backward(&lse, &gradient, wanted))))?;
         let row_gradient = Tensor::from_vec(row_gradient, rows.shape(), rows.device())?;
         let column_gradient = match column_gradient {
             Some(g) => Some(Tensor::from_vec(g, columns.shape(), columns.device())?),
