@@ -2,7 +2,7 @@
 
 use crate::kernels::gemm::{Columns, LINE, pack_all, run, transpose};
 use crate::kernels::memory::Buffer;
-use crate::kernels::simd::{Level, PANEL, Panel, Tile, level};
+use crate::kernels::simd::{Level, PANEL, Tile, level};
 
 /// Depth of one pass: a panel of it (64 KiB) and some rows stay in a core's L2.
 const DEPTH: usize = 512;
@@ -46,25 +46,26 @@ impl Packed {
         if rows == 0 {
             return;
         }
-        for column in (0..count).step_by(PANEL) {
-            let panel = (first + column) / PANEL;
-            let width = self.columns.width(panel);
-            let b = &self.packed[panel * PANEL * dim..][..dim * width];
+        let panels = first / PANEL..(first + count).div_ceil(PANEL);
+        for strip in self.columns.strips(panels) {
+            let b = &self.packed[strip.panel * PANEL * dim..][..dim * strip.width];
             for k in (0..dim).step_by(DEPTH) {
                 let tile = Tile {
                     a: left[k..].as_ptr(),
                     a_row: dim,
                     a_step: 1,
-                    b: b[k * width..].as_ptr(),
-                    b_step: width,
-                    c: out[column..].as_mut_ptr(),
+                    b: b[k * strip.step..].as_ptr(),
+                    b_step: strip.step,
+                    c: out[strip.panel * PANEL - first..].as_mut_ptr(),
                     c_row: pitch,
                     depth: DEPTH.min(dim - k),
                     add: k > 0,
                 };
-                // SAFETY: `left` holds `rows` rows of `dim`, the panel `dim` rows of `width`; the last row of C ends
-                // at most at `rows * pitch` because the pitch holds whole lines, and no width is beyond the next one.
-                unsafe { run(Panel::new(self.level, width), (width, width), rows, &tile) };
+                // SAFETY: `left` holds `rows` rows of `dim`, each panel `dim` rows; the last row of C ends at most at
+                // `rows * pitch` because the pitch holds whole lines, and no width is beyond the next one.
+                unsafe {
+                    run(strip.kernels(self.level, PANEL * dim), (strip.width, strip.width), rows, &tile)
+                };
             }
         }
     }

@@ -10,7 +10,7 @@ mod tests;
 use crate::kernels::gemm::{Columns, LINE, copy_columns, run, transpose_rows};
 use crate::kernels::parallel::{self, Disjoint, scratch};
 use crate::kernels::simd::math::{exp, fold, fused, larger, mul_add};
-use crate::kernels::simd::{Level, PANEL, Panel, Tile, level};
+use crate::kernels::simd::{Level, PANEL, Tile, level};
 
 /// Most queries of a block, and the fewest worth one.
 const BLOCK: (usize, usize) = (96, 24);
@@ -301,23 +301,23 @@ fn multiply(
             && left.data.len() > (rows - 1) * left.row + (depth - 1) * left.step,
         "attention: operands too short"
     );
-    for panel in 0..columns.panels() {
-        let (used, width) = (columns.used(panel), columns.width(panel));
-        let start = into.start + panel * PANEL;
+    for strip in columns.strips(0..columns.panels()) {
+        let start = into.start + strip.panel * PANEL;
         let tile = Tile {
             a: left.data.as_ptr(),
             a_row: left.row,
             a_step: left.step,
-            b: right.panels[panel * PANEL * right.rows + first * width..].as_ptr(),
-            b_step: width,
+            b: right.panels[strip.panel * PANEL * right.rows + first * strip.step..].as_ptr(),
+            b_step: strip.step,
             // SAFETY: the unit of work owns these columns; the last row ends with the panel.
-            c: unsafe { into.out.pointer(start, (rows - 1) * into.pitch + used) },
+            c: unsafe { into.out.pointer(start, (rows - 1) * into.pitch + strip.used) },
             c_row: into.pitch,
             depth,
             add: into.add,
         };
+        let kernels = strip.kernels(level, PANEL * right.rows);
         // SAFETY: extents as asserted, and this unit alone writes the columns.
-        unsafe { run(Panel::new(level, width), (used, width), rows, &tile) };
+        unsafe { run(kernels, (strip.used, strip.width), rows, &tile) };
     }
 }
 

@@ -12,11 +12,11 @@ mod squares;
 pub(crate) mod tests;
 mod weight;
 
-pub(crate) use panels::{Columns, LINE, copy_columns, run, transpose, transpose_rows};
+pub(crate) use panels::{Columns, LINE, Strip, copy_columns, run, transpose, transpose_rows};
 
 use super::memory::Buffer;
 use super::parallel::{self, Disjoint, scratch};
-use super::simd::{Level, PANEL, Panel, TILE_ROWS, Tile, level, vectorized};
+use super::simd::{Level, PANEL, TILE_ROWS, Tile, level, vectorized};
 
 /// Extents of a layer: rows of activations, inputs, outputs.
 type Extents = (usize, usize, usize);
@@ -95,7 +95,9 @@ fn cut(rows: usize, columns: Columns) -> Cut {
         block /= 2;
     }
     let groups = UNITS.div_ceil(rows.div_ceil(block)).min(panels);
-    Cut { block, group: panels.div_ceil(groups) }
+    let group = panels.div_ceil(groups);
+    // Pairs of panels stay together.
+    Cut { block, group: if group > 2 { group.next_multiple_of(2) } else { group } }
 }
 
 /// `y (+)= a b` with `a` `[rows, depth]` and the panels of `b` as `pack` fills them.
@@ -110,47 +112,50 @@ fn product(
     assert!(a.len() >= rows * depth && y.len() >= rows * columns.0, "matrix product: operands too short");
     let Cut { block, group } = cut(rows, columns);
     let (blocks, groups) = (rows.div_ceil(block), columns.panels().div_ceil(group));
-    let size = |panel: usize| depth * columns.width(panel);
     let packed = (blocks > 1).then(|| pack_all(depth, columns, &pack));
     let out = Disjoint::new(y);
     parallel::for_each(blocks * groups, |unit| {
         let first = unit / groups * block;
         let height = block.min(rows - first);
         let panels = (unit % groups * group)..columns.panels().min((unit % groups + 1) * group);
-        let own = if packed.is_some() { 0 } else { depth * PANEL };
-        scratch(own, 0, |own, _| {
-            for panel in panels {
+        let own = if packed.is_some() { 0 } else { depth * PANEL * 2 };
+        scratch(own, columns.padded(), |own, start| {
+            let bias = bias.map(|bias| {
+                start[..columns.0].copy_from_slice(&bias[..columns.0]);
+                start[columns.0..].fill(0.0);
+                &*start
+            });
+            for strip in columns.strips(panels) {
                 let b = match &packed {
-                    Some(packed) => &packed[panel * PANEL * depth..][..size(panel)],
+                    Some(packed) => &packed[strip.panel * PANEL * depth..][..depth * strip.width],
                     None => {
-                        pack(panel, &mut own[..size(panel)]);
-                        &own[..size(panel)]
+                        for (i, own) in own[..depth * strip.width].chunks_mut(depth * PANEL).enumerate() {
+                            pack(strip.panel + i, own);
+                        }
+                        &own[..depth * strip.width]
                     }
                 };
-                let (used, width) = (columns.used(panel), columns.width(panel));
-                let start = first * columns.0 + panel * PANEL;
-                if let Some(bias) = bias {
-                    let bias = &bias[panel * PANEL..][..used];
-                    for row in 0..height {
-                        // SAFETY: the columns of this panel in a row of this block belong to this unit.
-                        unsafe { out.slice(start + row * columns.0, used) }.copy_from_slice(bias);
-                    }
-                }
+                let start = first * columns.0 + strip.panel * PANEL;
+                let kernels = strip.kernels(level, depth * PANEL);
+                let kernels = match bias {
+                    Some(bias) => kernels.with_bias(bias[strip.panel * PANEL..][..strip.width].as_ptr()),
+                    None => kernels,
+                };
                 for k in (0..depth).step_by(DEPTH) {
                     let tile = Tile {
                         a: a[first * depth + k..].as_ptr(),
                         a_row: depth,
                         a_step: 1,
-                        b: b[k * width..].as_ptr(),
-                        b_step: width,
-                        // SAFETY: as above; the last row ends with the panel.
-                        c: unsafe { out.pointer(start, (height - 1) * columns.0 + used) },
+                        b: b[k * strip.step..].as_ptr(),
+                        b_step: strip.step,
+                        // SAFETY: these columns of these rows belong to this unit; the last row ends with the strip.
+                        c: unsafe { out.pointer(start, (height - 1) * columns.0 + strip.used) },
                         c_row: columns.0,
                         depth: DEPTH.min(depth - k),
-                        add: add || bias.is_some() || k > 0,
+                        add: add || k > 0,
                     };
                     // SAFETY: extents as asserted above, and this unit alone writes these columns of these rows.
-                    unsafe { run(Panel::new(level, width), (used, width), height, &tile) };
+                    unsafe { run(kernels, (strip.used, strip.width), height, &tile) };
                 }
             }
         });

@@ -1,10 +1,12 @@
 //! Columns of a right operand, packed into panels that the tile reads straight through.
 
+use std::ops::Range;
+
 #[cfg(target_arch = "x86_64")]
 use super::squares;
 #[cfg(target_arch = "x86_64")]
-use crate::kernels::simd::{Level, level};
-use crate::kernels::simd::{PANEL, Panel, TILE_ROWS, Tile, vectorized};
+use crate::kernels::simd::level;
+use crate::kernels::simd::{Level, PANEL, Panel, TILE_ROWS, Tile, vectorized};
 
 /// Half a panel, and the floats of a cache line.
 pub(crate) const LINE: usize = 16;
@@ -33,6 +35,43 @@ impl Columns {
     pub(crate) fn width(self, panel: usize) -> usize {
         self.used(panel).next_multiple_of(LINE)
     }
+
+    /// The panels of `range`, two at a time where both are full.
+    pub(crate) fn strips(self, range: Range<usize>) -> impl Iterator<Item = Strip> {
+        let mut next = range.start;
+        std::iter::from_fn(move || {
+            let panel = next;
+            let pair = panel + 1 < range.end && self.used(panel + 1) == PANEL;
+            next += 1 + usize::from(pair);
+            (panel < range.end).then(|| match pair {
+                true => Strip { panel, used: 2 * PANEL, width: 2 * PANEL, step: PANEL },
+                false => {
+                    let width = self.width(panel);
+                    Strip { panel, used: self.used(panel), width, step: width }
+                }
+            })
+        })
+    }
+}
+
+/// One panel, or two full ones that a product takes at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Strip {
+    /// The first panel.
+    pub panel: usize,
+    /// Columns that exist.
+    pub used: usize,
+    /// Columns, of which those beyond `used` are zero.
+    pub width: usize,
+    /// Columns of each panel.
+    pub step: usize,
+}
+
+impl Strip {
+    /// The kernels for this strip, whose panels lie `distance` apart.
+    pub(crate) fn kernels(&self, level: Level, distance: usize) -> Panel {
+        if self.width > PANEL { Panel::pair(level, distance) } else { Panel::new(level, self.width) }
+    }
 }
 
 /// `tile` for `rows` rows, of whose columns only the first `used` exist in C.
@@ -44,6 +83,8 @@ pub(crate) unsafe fn run(kernel: Panel, (used, width): (usize, usize), rows: usi
         // SAFETY: the caller's promise.
         return unsafe { kernel.run(rows, tile) };
     }
+    // What is added to has its bias.
+    let kernel = if tile.add { kernel.with_bias(std::ptr::null()) } else { kernel };
     let mut part = [0f32; TILE_ROWS * PANEL];
     for first in (0..rows).step_by(TILE_ROWS) {
         let height = TILE_ROWS.min(rows - first);

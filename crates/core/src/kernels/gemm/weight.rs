@@ -3,7 +3,7 @@
 use super::{Columns, Extents, LINE, UNITS, run};
 use crate::kernels::memory::Buffer;
 use crate::kernels::parallel::{self, Disjoint, scratch};
-use crate::kernels::simd::{Level, PANEL, Panel, TILE_ROWS, Tile, vectorized};
+use crate::kernels::simd::{Level, PANEL, TILE_ROWS, Tile, vectorized};
 
 /// Rows of one pass: a panel of each operand stays in the first-level cache.
 const DEPTH: usize = 256;
@@ -104,25 +104,25 @@ fn sum_rows(
             let depth = DEPTH.min(taken.end - row);
             pack_groups(&dy[row * o + outputs.0..], o, outputs.1, depth, a);
             pack_panels(&x[row * c + inputs.0..], c, inputs.1, depth, b);
-            for panel in 0..columns.panels() {
-                let (used, width) = (columns.used(panel), columns.width(panel));
+            for strip in columns.strips(0..columns.panels()) {
+                let kernels = strip.kernels(level, PANEL_STRIDE);
                 for group in 0..groups {
                     let height = GROUP.min(outputs.1 - group * GROUP);
-                    let place = start + (outputs.0 + group * GROUP) * c + inputs.0 + panel * PANEL;
+                    let place = start + (outputs.0 + group * GROUP) * c + inputs.0 + strip.panel * PANEL;
                     let tile = Tile {
                         a: a[group * GROUP_STRIDE..].as_ptr(),
                         a_row: 1,
                         a_step: GROUP,
-                        b: b[panel * PANEL_STRIDE..].as_ptr(),
-                        b_step: width,
+                        b: b[strip.panel * PANEL_STRIDE..].as_ptr(),
+                        b_step: strip.step,
                         // SAFETY: as above.
-                        c: unsafe { out.pointer(place, (height - 1) * c + used) },
+                        c: unsafe { out.pointer(place, (height - 1) * c + strip.used) },
                         c_row: c,
                         depth,
                         add: row > first,
                     };
                     // SAFETY: both operands were packed with `depth` rows.
-                    unsafe { run(Panel::new(level, width), (used, width), height, &tile) };
+                    unsafe { run(kernels, (strip.used, strip.width), height, &tile) };
                 }
             }
         }

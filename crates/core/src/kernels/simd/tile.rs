@@ -10,8 +10,11 @@ use super::Level;
 pub(crate) const PANEL: usize = 32;
 /// Most rows of one tile.
 pub(crate) const TILE_ROWS: usize = 12;
+/// Most rows of one tile over two panels.
+const PAIR_ROWS: usize = TILE_ROWS / 2;
 
-/// One product `C[rows, columns] (+)= A[rows, depth] B[depth, columns]` with `columns` 16 or 32.
+/// One product `C[rows, columns] (+)= A[rows, depth] B[depth, columns]` with `columns` 16, 32, or 64
+/// over two panels.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Tile {
     /// First element of A; element `(r, k)` lies at `r * a_row + k * a_step`.
@@ -39,12 +42,18 @@ pub(crate) struct Tap {
 /// The one part of a depth that lies in one piece.
 const WHOLE: [Tap; 1] = [Tap { a: 0, b: 0 }];
 
-type TileFn = unsafe fn(&Tile, &[Tap]);
+type TileFn = unsafe fn(&Tile, &[Tap], &Panel);
 
-/// The kernels of one level for panels of one width.
+/// The kernels of one level for panels of one width, and what a product has besides its tiles.
 #[derive(Clone, Copy)]
 pub(crate) struct Panel {
-    by_rows: &'static [TileFn; TILE_ROWS],
+    by_rows: &'static [TileFn],
+    /// For two panels side by side: from one to the other in B. Otherwise 0.
+    second: usize,
+    /// Whether the kernels take both panels at once.
+    joined: bool,
+    /// One value for every column, added where the product is not; null for none.
+    bias: *const f32,
 }
 
 impl Panel {
@@ -52,7 +61,7 @@ impl Panel {
     pub(crate) fn new(level: Level, columns: usize) -> Self {
         debug_assert!(columns == 16 || columns == 32);
         let wide = columns == PANEL;
-        let by_rows = match level {
+        let by_rows: &[TileFn] = match level {
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 if wide => &avx512::WIDE,
             #[cfg(target_arch = "x86_64")]
@@ -64,7 +73,30 @@ impl Panel {
             Level::Portable if wide => &portable::WIDE,
             Level::Portable => &portable::NARROW,
         };
-        Self { by_rows }
+        Self { by_rows, second: 0, joined: false, bias: std::ptr::null() }
+    }
+
+    /// Kernels for two panels of [`PANEL`] columns side by side in C, the second `second` elements behind the first in
+    /// B. Every value of A that is loaded serves twice as many columns, which is what AVX-512 needs to reach its peak.
+    pub(crate) fn pair(level: Level, second: usize) -> Self {
+        let one = Self { second, ..Self::new(level, PANEL) };
+        #[cfg(target_arch = "x86_64")]
+        if level == Level::Avx512 {
+            return Self { by_rows: &avx512::PAIR, joined: true, ..one };
+        }
+        one
+    }
+
+    /// With a value for every column to start from, where the product is not added to what C holds.
+    ///
+    /// The values must be readable as long as the kernels are used.
+    pub(crate) fn with_bias(self, bias: *const f32) -> Self {
+        Self { bias, ..self }
+    }
+
+    /// The bias of `column` and those behind it, or null.
+    fn bias_at(&self, column: usize) -> *const f32 {
+        if self.bias.is_null() { self.bias } else { self.bias.wrapping_add(column) }
     }
 
     /// The product of any number of rows: `tile` with more rows, cut into even tiles.
@@ -87,14 +119,25 @@ impl Panel {
         if rows == 0 {
             return;
         }
-        let tiles = rows.div_ceil(TILE_ROWS);
+        if self.second > 0 && !self.joined {
+            let one = Self { second: 0, ..*self };
+            let bias = self.bias_at(PANEL);
+            // SAFETY: the caller's promise, for a half of the columns.
+            unsafe {
+                one.run_taps(rows, tile, taps);
+                let tile = Tile { b: tile.b.add(self.second), c: tile.c.add(PANEL), ..*tile };
+                one.with_bias(bias).run_taps(rows, &tile, taps);
+            }
+            return;
+        }
+        let tiles = rows.div_ceil(self.by_rows.len());
         let (each, more) = (rows / tiles, rows % tiles);
         let mut tile = *tile;
         for i in 0..tiles {
             let height = each + usize::from(i < more);
-            // SAFETY: the caller's promise, for a part of the rows. `height` is in 1..=TILE_ROWS.
+            // SAFETY: the caller's promise, for a part of the rows. `height` is in 1..=by_rows.len().
             unsafe {
-                (self.by_rows[height - 1])(&tile, taps);
+                (self.by_rows[height - 1])(&tile, taps, self);
                 tile.a = tile.a.add(height * tile.a_row);
                 tile.c = tile.c.add(height * tile.c_row);
             }
@@ -121,14 +164,17 @@ macro_rules! by_rows {
     };
 }
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
 mod portable {
-    use super::{TILE_ROWS, Tap, Tile, TileFn};
+    use super::{Panel, TILE_ROWS, Tap, Tile, TileFn};
 
     pub(super) static WIDE: [TileFn; TILE_ROWS] = by_rows!(tile, 2);
     pub(super) static NARROW: [TileFn; TILE_ROWS] = by_rows!(tile, 1);
 
     /// `ROWS` rows of `16 * VECTORS` columns, four rows of eight columns at a time: what 16 registers of four lanes hold.
-    unsafe fn tile<const ROWS: usize, const VECTORS: usize>(t: &Tile, taps: &[Tap]) {
+    unsafe fn tile<const ROWS: usize, const VECTORS: usize>(t: &Tile, taps: &[Tap], panel: &Panel) {
         let mut row = 0;
         while row < ROWS {
             for column in (0..VECTORS * 16).step_by(8) {
@@ -140,11 +186,12 @@ mod portable {
                         c: t.c.add(row * t.c_row + column),
                         ..*t
                     };
+                    let bias = panel.bias_at(column);
                     match ROWS - row {
-                        1 => block::<1>(&part, taps),
-                        2 => block::<2>(&part, taps),
-                        3 => block::<3>(&part, taps),
-                        _ => block::<4>(&part, taps),
+                        1 => block::<1>(&part, taps, bias),
+                        2 => block::<2>(&part, taps, bias),
+                        3 => block::<3>(&part, taps, bias),
+                        _ => block::<4>(&part, taps, bias),
                     }
                 }
             }
@@ -152,7 +199,7 @@ mod portable {
         }
     }
 
-    unsafe fn block<const ROWS: usize>(t: &Tile, taps: &[Tap]) {
+    unsafe fn block<const ROWS: usize>(t: &Tile, taps: &[Tap], bias: *const f32) {
         let mut sums = [[0f32; 8]; ROWS];
         for tap in taps {
             for k in 0..t.depth {
@@ -171,9 +218,10 @@ mod portable {
             // SAFETY: as above.
             unsafe {
                 let c = t.c.add(r * t.c_row).cast::<[f32; 8]>();
-                if t.add {
-                    for (sum, c) in sum.iter_mut().zip(c.read_unaligned()) {
-                        *sum += c;
+                let start = if t.add { c.cast_const() } else { bias.cast() };
+                if !start.is_null() {
+                    for (sum, start) in sum.iter_mut().zip(start.read_unaligned()) {
+                        *sum += start;
                     }
                 }
                 c.write_unaligned(sum);
@@ -188,14 +236,14 @@ mod portable {
 mod avx2 {
     use std::arch::x86_64::*;
 
-    use super::{TILE_ROWS, Tap, Tile, TileFn};
+    use super::{Panel, TILE_ROWS, Tap, Tile, TileFn};
 
     pub(super) static WIDE: [TileFn; TILE_ROWS] = by_rows!(tile, 2);
     pub(super) static NARROW: [TileFn; TILE_ROWS] = by_rows!(tile, 1);
 
     /// `ROWS` rows of `16 * VECTORS` columns, six rows of 16 columns at a time: 12 sums in 16 registers.
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn tile<const ROWS: usize, const VECTORS: usize>(t: &Tile, taps: &[Tap]) {
+    unsafe fn tile<const ROWS: usize, const VECTORS: usize>(t: &Tile, taps: &[Tap], panel: &Panel) {
         let mut row = 0;
         while row < ROWS {
             for column in (0..VECTORS * 16).step_by(16) {
@@ -207,13 +255,14 @@ mod avx2 {
                         c: t.c.add(row * t.c_row + column),
                         ..*t
                     };
+                    let bias = panel.bias_at(column);
                     match ROWS - row {
-                        1 => block::<1>(&part, taps),
-                        2 => block::<2>(&part, taps),
-                        3 => block::<3>(&part, taps),
-                        4 => block::<4>(&part, taps),
-                        5 => block::<5>(&part, taps),
-                        _ => block::<6>(&part, taps),
+                        1 => block::<1>(&part, taps, bias),
+                        2 => block::<2>(&part, taps, bias),
+                        3 => block::<3>(&part, taps, bias),
+                        4 => block::<4>(&part, taps, bias),
+                        5 => block::<5>(&part, taps, bias),
+                        _ => block::<6>(&part, taps, bias),
                     }
                 }
             }
@@ -223,7 +272,7 @@ mod avx2 {
 
     #[inline(never)]
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn block<const ROWS: usize>(t: &Tile, taps: &[Tap]) {
+    unsafe fn block<const ROWS: usize>(t: &Tile, taps: &[Tap], bias: *const f32) {
         // SAFETY: by the promise of the tile's caller.
         unsafe {
             let mut sums = [[_mm256_setzero_ps(); 2]; ROWS];
@@ -244,62 +293,13 @@ mod avx2 {
             for r in 0..ROWS {
                 for v in 0..2 {
                     let c = t.c.add(r * t.c_row + v * 8);
-                    let sum = if t.add { _mm256_add_ps(_mm256_loadu_ps(c), sums[r][v]) } else { sums[r][v] };
+                    let start = if t.add || bias.is_null() { c.cast_const() } else { bias.add(v * 8) };
+                    let sum = if t.add || !bias.is_null() {
+                        _mm256_add_ps(_mm256_loadu_ps(start), sums[r][v])
+                    } else {
+                        sums[r][v]
+                    };
                     _mm256_storeu_ps(c, sum);
-                }
-            }
-        }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[allow(clippy::needless_range_loop)]
-mod avx512 {
-    use std::arch::x86_64::*;
-
-    use super::{TILE_ROWS, Tap, Tile, TileFn};
-
-    pub(super) static WIDE: [TileFn; TILE_ROWS] = by_rows!(tile, 2);
-    pub(super) static NARROW: [TileFn; TILE_ROWS] = by_rows!(tile, 1);
-
-    /// `ROWS` rows of `16 * VECTORS` columns: at most 24 sums in 32 registers. Never inlined: inside a larger loop the
-    /// sums would spill.
-    #[inline(never)]
-    #[target_feature(enable = "avx512f")]
-    unsafe fn tile<const ROWS: usize, const VECTORS: usize>(t: &Tile, taps: &[Tap]) {
-        // SAFETY: by the promise of the tile's caller.
-        unsafe {
-            let mut sums = [[_mm512_setzero_ps(); VECTORS]; ROWS];
-            for tap in taps {
-                let (mut a, mut b) = (t.a.add(tap.a), t.b.add(tap.b));
-                // The rows of the next tile, if A lies by rows: the hardware does not see them coming.
-                let ahead = if t.a_step == 1 { a.wrapping_add(ROWS * t.a_row) } else { a };
-                for k in 0..t.depth {
-                    let line = ahead.wrapping_add((k % 16) * t.a_row + (k & !15) * t.a_step);
-                    _mm_prefetch::<_MM_HINT_T1>(line.cast());
-                    if k < ROWS * VECTORS {
-                        let line = t.c.wrapping_add(k / VECTORS * t.c_row + k % VECTORS * 16);
-                        _mm_prefetch::<_MM_HINT_T0>(line.cast_const().cast());
-                    }
-                    let mut columns = [_mm512_setzero_ps(); VECTORS];
-                    for v in 0..VECTORS {
-                        columns[v] = _mm512_loadu_ps(b.add(v * 16));
-                    }
-                    for r in 0..ROWS {
-                        let value = _mm512_set1_ps(*a.add(r * t.a_row));
-                        for v in 0..VECTORS {
-                            sums[r][v] = _mm512_fmadd_ps(value, columns[v], sums[r][v]);
-                        }
-                    }
-                    a = a.wrapping_add(t.a_step);
-                    b = b.wrapping_add(t.b_step);
-                }
-            }
-            for r in 0..ROWS {
-                for v in 0..VECTORS {
-                    let c = t.c.add(r * t.c_row + v * 16);
-                    let sum = if t.add { _mm512_add_ps(_mm512_loadu_ps(c), sums[r][v]) } else { sums[r][v] };
-                    _mm512_storeu_ps(c, sum);
                 }
             }
         }

@@ -5,7 +5,7 @@
 //! tile in registers. On narrow maps neighbouring images, not pixels, are the rows of a tile; taps outside the map are
 //! then left out altogether.
 
-use crate::kernels::gemm::{Columns, pack_all};
+use crate::kernels::gemm::{Columns, Strip, pack_all};
 use crate::kernels::parallel::{self, Disjoint, scratch};
 use crate::kernels::simd::{Level, PANEL, Panel, Tap, Tile};
 
@@ -114,23 +114,26 @@ impl Sweep {
             let window = Window::new(self, &cut, images, rows);
             scratch(window.len(), 0, |copy, _| {
                 window.copy(x, copy);
-                for i in (share * cut.panels)..panels.min((share + 1) * cut.panels) {
-                    let (group, panel) = (i / columns.panels(), i % columns.panels());
-                    let width = columns.width(panel);
-                    let b = &packed[group][panel * PANEL * depth..][..depth * width];
-                    let task = Task {
-                        window: &window,
-                        kernel: Panel::new(level, width),
-                        extents: (columns.used(panel), width),
-                        depth: from.c / self.groups,
-                        a: &copy[..],
-                        channel: group * (from.c / self.groups),
-                        b,
-                        out: &out,
-                        column: group * columns.0 + panel * PANEL,
-                        add,
-                    };
-                    task.run();
+                let share = (share * cut.panels)..panels.min((share + 1) * cut.panels);
+                for group in 0..self.groups {
+                    // The panels of the share in this group.
+                    let own = group * columns.panels()..(group + 1) * columns.panels();
+                    let within = |panel: usize| panel.clamp(own.start, own.end) - own.start;
+                    for strip in columns.strips(within(share.start)..within(share.end)) {
+                        let task = Task {
+                            window: &window,
+                            kernel: strip.kernels(level, PANEL * depth),
+                            strip,
+                            depth: from.c / self.groups,
+                            a: &copy[..],
+                            channel: group * (from.c / self.groups),
+                            b: &packed[group][strip.panel * PANEL * depth..][..depth * strip.width],
+                            out: &out,
+                            column: group * columns.0 + strip.panel * PANEL,
+                            add,
+                        };
+                        task.run();
+                    }
                 }
             });
         });
@@ -219,8 +222,7 @@ impl<'a> Window<'a> {
 struct Task<'a> {
     window: &'a Window<'a>,
     kernel: Panel,
-    /// Columns that exist, and columns of the panel.
-    extents: (usize, usize),
+    strip: Strip,
     /// Source channels of the group.
     depth: usize,
     a: &'a [f32],
@@ -292,7 +294,7 @@ impl Task<'_> {
             let row = (first + t as isize) as usize;
             let mut push = |u: usize| {
                 let a = self.window.at(0, row, low + u as isize) + self.channel;
-                let b = (start + t * across.taps.len() + u) * self.depth * self.extents.1;
+                let b = (start + t * across.taps.len() + u) * self.depth * self.strip.step;
                 taps.push(Tap { a, b });
             };
             if used.0 >= used.1 {
@@ -325,7 +327,7 @@ impl Task<'_> {
         if taps.is_empty() {
             for row in 0..if self.add { 0 } else { count } {
                 // SAFETY: these columns of these pixels belong to this unit.
-                unsafe { self.out.slice(start + row * c_row, self.extents.0) }.fill(0.0);
+                unsafe { self.out.slice(start + row * c_row, self.strip.used) }.fill(0.0);
             }
             return;
         }
@@ -334,14 +336,14 @@ impl Task<'_> {
             a_row,
             a_step: 1,
             b: self.b.as_ptr(),
-            b_step: self.extents.1,
+            b_step: self.strip.step,
             // SAFETY: these columns of these pixels belong to this unit; the last row ends with the panel.
-            c: unsafe { self.out.pointer(start, (count - 1) * c_row + self.extents.0) },
+            c: unsafe { self.out.pointer(start, (count - 1) * c_row + self.strip.used) },
             c_row,
             depth,
             add: self.add,
         };
         // SAFETY: the window holds all pixels that the taps of its rows reach, `b` all taps.
-        unsafe { run(self.kernel, self.extents, count, &tile, taps) }
+        unsafe { run(self.kernel, (self.strip.used, self.strip.width), count, &tile, taps) }
     }
 }

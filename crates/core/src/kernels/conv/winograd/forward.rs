@@ -100,21 +100,21 @@ impl Work<'_> {
                 unsafe { self.transform(taken.clone(), &dst, inputs.tile) };
                 for (position, m) in m.chunks_exact_mut(products.position).enumerate() {
                     let v = &v[position * inputs.position..][..inputs.position];
-                    for panel in 0..packed.columns.panels() {
-                        let width = packed.columns.width(panel);
+                    for strip in packed.columns.strips(0..packed.columns.panels()) {
                         let tile = Tile {
                             a: v.as_ptr(),
                             a_row: inputs.tile,
                             a_step: 1,
-                            b: packed.panel(position, panel).as_ptr(),
-                            b_step: width,
-                            c: m[panel * PANEL..].as_mut_ptr(),
+                            b: packed.strip(position, &strip).as_ptr(),
+                            b_step: strip.step,
+                            c: m[strip.panel * PANEL..].as_mut_ptr(),
                             c_row: products.tile,
                             depth: packed.depth,
                             add: false,
                         };
-                        // SAFETY: a position of `v` and `m` holds the tiles taken, the panel `depth` rows.
-                        unsafe { Panel::new(self.kernels.level, width).run(taken.len(), &tile) };
+                        let kernels = strip.kernels(self.kernels.level, packed.distance());
+                        // SAFETY: a position of `v` and `m` holds the tiles taken, each panel `depth` rows.
+                        unsafe { kernels.run(taken.len(), &tile) };
                     }
                 }
                 // SAFETY: blocks have their own tiles, and every position of `m` was filled.

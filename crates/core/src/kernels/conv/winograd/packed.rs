@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::transform::{Job, MOST, prefetch};
 use super::{ConvShape, LINE, forward::Kernels};
-use crate::kernels::gemm::Columns;
+use crate::kernels::gemm::{Columns, Strip};
 use crate::kernels::memory::Buffer;
 use crate::kernels::parallel::{self, Disjoint, scratch};
 use crate::kernels::simd::PANEL;
@@ -158,9 +158,14 @@ impl Packed {
         Self { values, stride, depth, columns }
     }
 
-    /// The rows of a panel at a position.
-    pub(super) fn panel(&self, position: usize, panel: usize) -> &[f32] {
-        let first = position * self.stride + panel * PANEL * self.depth;
-        &self.values[first..][..self.depth * self.columns.width(panel)]
+    /// The rows of a strip at a position.
+    pub(super) fn strip(&self, position: usize, strip: &Strip) -> &[f32] {
+        let first = position * self.stride + strip.panel * PANEL * self.depth;
+        &self.values[first..][..self.depth * strip.width]
+    }
+
+    /// The distance of two panels.
+    pub(super) fn distance(&self) -> usize {
+        PANEL * self.depth
     }
 }
