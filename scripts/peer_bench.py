@@ -141,9 +141,20 @@ def views(kind, size, strength):
         two = SimCLRTransform(input_size=size, cj_strength=strength)
         return lambda item: two(Image.open(item).convert("RGB") if isinstance(item, str) else Image.fromarray(item))
     import torch
+    b, h, kernel = 0.8 * strength, 0.2 * strength, max(3, int(0.1 * size) | 1)
+    if kind == "albumentations":
+        import albumentations as A
+        import cv2
+        cv2.setNumThreads(0)  # the loader's workers are the threads
+        one = A.Compose([
+            A.RandomResizedCrop((size, size), scale=(0.08, 1.0)), A.HorizontalFlip(p=0.5),
+            A.ColorJitter((1 - b, 1 + b), (1 - b, 1 + b), (1 - b, 1 + b), (-h, h), p=0.8), A.ToGray(p=0.2),
+            A.GaussianBlur((kernel, kernel), (0.1, 2.0), p=0.5), A.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))])
+        pixels = lambda item: cv2.cvtColor(cv2.imread(item), cv2.COLOR_BGR2RGB) if isinstance(item, str) else item
+        view = lambda image: torch.from_numpy(one(image=image)["image"]).permute(2, 0, 1).contiguous()
+        return lambda item: [view(image) for image in [pixels(item)] * 2]
     from torchvision.io import decode_jpeg, read_file
     from torchvision.transforms import v2
-    b, h, kernel = 0.8 * strength, 0.2 * strength, max(3, int(0.1 * size) | 1)
     one = v2.Compose([
         v2.RandomResizedCrop(size, scale=(0.08, 1.0), antialias=True), v2.RandomHorizontalFlip(),
         v2.RandomApply([v2.ColorJitter(b, b, b, h)], p=0.8), v2.RandomGrayscale(0.2),
@@ -319,7 +330,8 @@ def main():
         # Allocators and thread pools read these when they are loaded.
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **wanted})
     from importlib.metadata import version
-    libraries = {"faiss": ["faiss-cpu"], "sklearn_lbfgs": ["scikit-learn"], "pil": ["pillow"]}
+    libraries = {"faiss": ["faiss-cpu"], "sklearn_lbfgs": ["scikit-learn"], "pil": ["pillow"],
+                 "albumentations": ["albumentations", "torch"]}
     names = libraries.get(args.variant, ["torch", "torchvision", "lightly"])
     record = dict(case=args.case, variant=args.variant, threads=args.threads,
                   library=", ".join(f"{name} {version(name)}" for name in names))

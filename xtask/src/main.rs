@@ -26,6 +26,15 @@ use clap::{Parser, Subcommand};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// mimalloc's `mi_option_purge_delay`, which its bindings do not name.
+const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
+
+/// Freed memory stays with the process: the next training step asks for it again, and fresh pages have to be cleared.
+fn keep_memory() {
+    // SAFETY: a setting may be changed at any time, and -1 (never) is one of its values.
+    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, -1) };
+}
+
 /// Train, evaluate and rebuild the tables.
 #[derive(Parser)]
 #[command(name = "cargo xtask", version, max_term_width = 110)]
@@ -56,6 +65,7 @@ enum Verb {
 }
 
 fn main() -> std::process::ExitCode {
+    keep_memory();
     match run(Cli::parse()) {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {

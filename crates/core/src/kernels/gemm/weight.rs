@@ -6,7 +6,7 @@ use crate::kernels::parallel::{self, Disjoint, scratch};
 use crate::kernels::simd::{Level, PANEL, TILE_ROWS, Tile, vectorized};
 
 /// Rows of one pass: a panel of each operand stays in the first-level cache.
-const DEPTH: usize = 256;
+const DEPTH: usize = 128;
 /// Outputs that are packed side by side: two tiles.
 const GROUP: usize = 2 * TILE_ROWS;
 /// From one group of packed columns to the next: a little more than they take, because powers of two collide in the
@@ -14,7 +14,7 @@ const GROUP: usize = 2 * TILE_ROWS;
 const GROUP_STRIDE: usize = DEPTH * GROUP + LINE;
 const PANEL_STRIDE: usize = DEPTH * PANEL + LINE;
 /// Largest extents of the part of `dw` that one unit makes (outputs, inputs), whole panels.
-const PART: (usize, usize) = (384, 256);
+const PART: (usize, usize) = (768, 512);
 /// Units of work at least, if that leaves parts large enough: they keep 12 or 24 threads busy, and 16 well enough.
 const FEWEST_UNITS: usize = 24;
 /// Fewest rows worth a partial sum of their own.

@@ -115,7 +115,7 @@ impl Sweep {
             scratch(window.len(), 0, |copy, _| {
                 window.copy(x, copy);
                 let share = (share * cut.panels)..panels.min((share + 1) * cut.panels);
-                for group in 0..self.groups {
+                for (group, packed) in packed.iter().enumerate() {
                     // The panels of the share in this group.
                     let own = group * columns.panels()..(group + 1) * columns.panels();
                     let within = |panel: usize| panel.clamp(own.start, own.end) - own.start;
@@ -127,7 +127,7 @@ impl Sweep {
                             depth: from.c / self.groups,
                             a: &copy[..],
                             channel: group * (from.c / self.groups),
-                            b: &packed[group][strip.panel * PANEL * depth..][..depth * strip.width],
+                            b: &packed[strip.panel * PANEL * depth..][..depth * strip.width],
                             out: &out,
                             column: group * columns.0 + strip.panel * PANEL,
                             add,
