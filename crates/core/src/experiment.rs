@@ -84,6 +84,40 @@ pub struct OptimConfig {
     pub weight_decay_end: Option<f64>,
 }
 
+impl OptimConfig {
+    /// Checks every range. `at` is where these settings stand in the whole configuration (`optim`).
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming the first key at fault.
+    pub fn check(&self, at: &str) -> Result<()> {
+        self.optimizer.check(&format!("{at}.optimizer"))?;
+        self.schedule.check(&format!("{at}.schedule"))?;
+        self.lr_scaling.check(&format!("{at}.lr_scaling"))?;
+        if !(self.lr > 0.0 && self.lr.is_finite()) {
+            let reason = format!("must be above 0 and finite, got {}", self.lr);
+            return Err(Error::config(format!("{at}.lr"), reason));
+        }
+        match self.weight_decay_end {
+            Some(end) if !(end >= 0.0 && end.is_finite()) => {
+                let reason = format!("must be at least 0 and finite, got {end}");
+                Err(Error::config(format!("{at}.weight_decay_end"), reason))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The learning rate of a step with so many samples on all ranks together.
+    pub fn lr(&self, batch_size: usize, progress: &Progress) -> f64 {
+        self.schedule.lr_at(progress, self.lr_scaling.scale(self.lr, batch_size as u64))
+    }
+
+    /// The weight decay of a step, where it moves.
+    pub fn weight_decay(&self, progress: &Progress) -> Option<f64> {
+        let (start, end) = (self.optimizer.weight_decay(), self.weight_decay_end?);
+        Some(cosine(start, end, progress.step as f64, progress.total_steps as f64))
+    }
+}
+
 /// Everything that decides the result of a run. Two runs with equal configuration and data give equal bytes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -108,23 +142,7 @@ impl<M: MethodConfig> RunConfig<M> {
     pub fn check(&self) -> Result<()> {
         self.method.check("method")?;
         self.train.check("train")?;
-        self.optim.optimizer.check("optim.optimizer")?;
-        self.optim.schedule.check("optim.schedule")?;
-        self.optim.lr_scaling.check("optim.lr_scaling")?;
-        if !(self.optim.lr > 0.0 && self.optim.lr.is_finite()) {
-            return Err(Error::config(
-                "optim.lr",
-                format!("must be above 0 and finite, got {}", self.optim.lr),
-            ));
-        }
-        if let Some(end) = self.optim.weight_decay_end
-            && !(end >= 0.0 && end.is_finite())
-        {
-            return Err(Error::config(
-                "optim.weight_decay_end",
-                format!("must be at least 0 and finite, got {end}"),
-            ));
-        }
+        self.optim.check("optim")?;
         self.augment.check("augment")?;
         self.eval.check("eval")?;
         let (needs, has) = (self.method.views(), self.augment.view_count());
@@ -141,21 +159,17 @@ impl<M: MethodConfig> RunConfig<M> {
     /// # Errors
     /// A configuration that does not serialise.
     pub fn hash(&self) -> Result<String> {
-        let hash = blake3::hash(weights::canonical_json(&to_value(self)?).as_bytes());
-        Ok(hash.to_hex()[..16].to_string())
+        config_hash(self)
     }
 
     /// The learning rate of a step.
     pub fn lr(&self, progress: &Progress) -> f64 {
-        let base = self.optim.lr_scaling.scale(self.optim.lr, self.train.batch_size as u64);
-        self.optim.schedule.lr_at(progress, base)
+        self.optim.lr(self.train.batch_size, progress)
     }
 
     /// The weight decay of a step, where it moves.
     pub fn weight_decay(&self, progress: &Progress) -> Option<f64> {
-        let end = self.optim.weight_decay_end?;
-        let start = self.optim.optimizer.weight_decay();
-        Some(cosine(start, end, progress.step as f64, progress.total_steps as f64))
+        self.optim.weight_decay(progress)
     }
 
     /// The optimiser over a method's parameters.
@@ -165,6 +179,15 @@ impl<M: MethodConfig> RunConfig<M> {
     pub fn optimizer(&self, params: &ParamStore) -> Result<Box<dyn Optimizer>> {
         self.optim.optimizer.build(params, &self.method.groups())
     }
+}
+
+/// A hash of a configuration, the same for equal settings.
+///
+/// # Errors
+/// A configuration that does not serialise.
+pub fn config_hash<T: Serialize>(config: &T) -> Result<String> {
+    let hash = blake3::hash(weights::canonical_json(&to_value(config)?).as_bytes());
+    Ok(hash.to_hex()[..16].to_string())
 }
 
 fn to_value<T: Serialize>(settings: &T) -> Result<serde_json::Value> {
@@ -216,7 +239,46 @@ pub fn train<M: MethodConfig>(
     options: RunOptions<'_>,
 ) -> Result<Outcome> {
     config.check()?;
-    let mut optimizer = config.optimizer(method.params())?;
+    let parts = RunParts {
+        config,
+        train: &config.train,
+        optim: &config.optim,
+        groups: config.method.groups(),
+        backbone: config.method.backbone().to_string(),
+        preprocessing: weights::canonical_json(&to_value(&config.eval)?),
+    };
+    train_parts(parts, method, batches, options)
+}
+
+/// What a run needs of its configuration, whatever its samples are. [`train`] makes one for methods on images;
+/// methods on other samples have a configuration of their own and make it themselves.
+pub struct RunParts<'a, C> {
+    /// The whole, checked configuration: what the run directory holds.
+    pub config: &'a C,
+    /// Its settings of the loop.
+    pub train: &'a TrainConfig,
+    /// Its settings of the optimiser.
+    pub optim: &'a OptimConfig,
+    /// Parameters that are treated differently.
+    pub groups: ParamGroups,
+    /// The backbone, for the manifest.
+    pub backbone: String,
+    /// What happens to a sample before the network, for the manifest.
+    pub preprocessing: String,
+}
+
+/// As [`train`], for any kind of samples.
+///
+/// # Errors
+/// As [`train`].
+pub fn train_parts<C: Serialize>(
+    parts: RunParts<'_, C>,
+    method: &mut dyn Method,
+    batches: &dyn Batches,
+    options: RunOptions<'_>,
+) -> Result<Outcome> {
+    let RunParts { config, train, optim, groups, backbone, preprocessing } = parts;
+    let mut optimizer = optim.optimizer.build(method.params(), &groups)?;
     let text = to_toml_string(config)?;
     let used = options.dir.join("config.toml").is_file();
     let dir = if options.resume && used {
@@ -229,21 +291,21 @@ pub fn train<M: MethodConfig>(
         version: MANIFEST_VERSION,
         method: method.name().to_string(),
         branch: method.branch().name().to_string(),
-        backbone: config.method.backbone().to_string(),
-        preprocessing: weights::canonical_json(&to_value(&config.eval)?),
+        backbone,
+        preprocessing,
         data: DataIdentity { name, fingerprint },
         licence: "unspecified".to_string(),
     };
-    let lr = |progress: &Progress| config.lr(progress);
+    let lr = |progress: &Progress| optim.lr(train.batch_size, progress);
     let weight_decay =
-        |progress: &Progress| config.weight_decay(progress).unwrap_or(config.optim.optimizer.weight_decay());
+        |progress: &Progress| optim.weight_decay(progress).unwrap_or(optim.optimizer.weight_decay());
     let mut collapse = CollapseMonitor::new(CollapseConfig::default())?;
-    let mut trainer = Trainer::new(method, optimizer.as_mut(), batches, &lr, config.train.clone())
+    let mut trainer = Trainer::new(method, optimizer.as_mut(), batches, &lr, train.clone())
         .stop_flag(options.stop)
         .run_dir(dir)
         .manifest(manifest)
         .observer(&mut collapse);
-    if config.optim.weight_decay_end.is_some() {
+    if optim.weight_decay_end.is_some() {
         trainer = trainer.weight_decay(&weight_decay);
     }
     for observer in options.observers {

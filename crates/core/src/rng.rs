@@ -28,6 +28,8 @@ pub enum Purpose {
     Eval,
     /// Synthetic data and tests.
     Data,
+    /// Actions drawn by a policy; `epoch` is the step, `sample` the environment.
+    Policy,
 }
 
 /// The name of a stream.

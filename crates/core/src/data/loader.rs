@@ -1,5 +1,6 @@
 //! Loaders: shuffled and sharded for training, in order for evaluation.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::rng::{Key, Purpose};
@@ -86,6 +87,8 @@ pub struct Loader<S, T> {
     source: Arc<S>,
     transform: Arc<T>,
     options: LoaderOptions,
+    /// The samples of every group, where batches are of one group each.
+    groups: Option<Vec<Vec<usize>>>,
     skipped: Skipped,
 }
 
@@ -106,7 +109,55 @@ impl<S: Source + 'static, T: Transform<S::Sample> + 'static> Loader<S, T> {
             return Err(Error::data(source.name(), reason));
         }
         let skipped = Skipped::default();
-        Ok(Self { source: Arc::new(source), transform: Arc::new(transform), options, skipped })
+        Ok(Self { source: Arc::new(source), transform: Arc::new(transform), options, groups: None, skipped })
+    }
+
+    /// Batches of one group each (one speaker's utterances): `groups` names the group of every sample. In each epoch the
+    /// samples of a group come in a random order and so do the batches of all groups; what a group has more than whole
+    /// batches waits for another epoch. The sample that takes the place of an unreadable one may be of another group.
+    ///
+    /// # Errors
+    /// [`Error::Data`] where the number of samples differs or no group fills a batch.
+    pub fn grouped(mut self, groups: &[u32]) -> Result<Self> {
+        let (count, size) = (self.source.len(), self.options.batch_size);
+        if groups.len() != count {
+            let reason = format!("groups of {} samples for {count}", groups.len());
+            return Err(Error::data(self.source.name(), reason));
+        }
+        let mut members: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+        for (index, group) in groups.iter().enumerate() {
+            members.entry(*group).or_default().push(index);
+        }
+        let members: Vec<Vec<usize>> =
+            members.into_values().filter(|members| members.len() >= size).collect();
+        if members.is_empty() {
+            let reason = format!("no group has the {size} samples of a batch");
+            return Err(Error::data(self.source.name(), reason));
+        }
+        self.groups = Some(members);
+        Ok(self)
+    }
+
+    /// The indices of the batches of an epoch, one after another.
+    fn order(&self, epoch: u64) -> Vec<usize> {
+        let LoaderOptions { batch_size, seed, shuffle, .. } = self.options;
+        let key = Key::new(seed, Purpose::Shuffle).epoch(epoch);
+        let Some(groups) = &self.groups else {
+            let count = self.source.len();
+            return if shuffle { key.stream().permutation(count) } else { (0..count).collect() };
+        };
+        let mut batches: Vec<Vec<usize>> = Vec::new();
+        for (number, members) in groups.iter().enumerate() {
+            let mut members = members.clone();
+            if shuffle {
+                key.sample(1 + number as u64).stream().shuffle(&mut members);
+            }
+            batches.extend(members.chunks_exact(batch_size).map(<[usize]>::to_vec));
+        }
+        if shuffle {
+            key.stream().shuffle(&mut batches);
+        }
+        batches.concat()
     }
 
     /// The samples left out so far.
@@ -127,21 +178,19 @@ impl<S: Source + 'static, T: Transform<S::Sample> + 'static> Batches for Loader<
 
     fn steps_per_epoch(&self) -> u64 {
         let (count, size) = (self.source.len(), self.options.batch_size);
+        if let Some(groups) = &self.groups {
+            return groups.iter().map(|members| (members.len() / size) as u64).sum();
+        }
         let steps = if self.options.drop_last { count / size } else { count.div_ceil(size) };
         steps as u64
     }
 
     fn epoch(&self, epoch: u64, from_step: u64) -> Box<dyn Iterator<Item = Result<Batch>> + '_> {
-        let LoaderOptions { batch_size, seed, rank, world, shuffle, .. } = self.options;
-        let count = self.source.len();
-        let order = if shuffle {
-            Key::new(seed, Purpose::Shuffle).epoch(epoch).stream().permutation(count)
-        } else {
-            (0..count).collect()
-        };
+        let LoaderOptions { batch_size, seed, rank, world, .. } = self.options;
+        let order = self.order(epoch);
         let plan = (from_step..self.steps_per_epoch()).map(move |step| {
             let start = step as usize * batch_size;
-            let batch = &order[start..(start + batch_size).min(count)];
+            let batch = &order[start..(start + batch_size).min(order.len())];
             let share = batch.len() / world;
             batch[rank * share..(rank + 1) * share].to_vec()
         });

@@ -52,7 +52,7 @@ impl<M: MethodConfig> RunConfig<M> {
         }
         let moments = match &self.optim.optimizer {
             OptimizerConfig::AdamW(_) | OptimizerConfig::Adam(_) => 2.0,
-            OptimizerConfig::Sgd(_) | OptimizerConfig::Lars(_) => 1.0,
+            OptimizerConfig::Sgd(_) | OptimizerConfig::Lars(_) | OptimizerConfig::RmsProp(_) => 1.0,
         };
         let copies = 2.0 + moments + f64::from(u8::from(!momentum.is_empty()));
         let batch = self.train.batch_size as f64;

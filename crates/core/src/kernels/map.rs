@@ -246,6 +246,23 @@ impl FeatureMap {
         }
     }
 
+    /// The map `[N, T, C]`, as [`FeatureMap::from_rows`] makes them, of a map `[N, C, T]` made by [`FeatureMap::new`]: what
+    /// layers over the steps of a sequence take.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for other than three axes.
+    pub fn sequence(&self) -> Result<Self> {
+        let dims = self.dims();
+        if dims.len() != 3 {
+            return Err(Error::shape("sequence", "[N, C, T]", &dims));
+        }
+        match &self.0 {
+            Form::Plain(x) => Ok(Self(Form::Plain(x.transpose(1, 2)?.contiguous()?))),
+            // It lies in memory like that already.
+            Form::Native(_) => Ok(self.clone()),
+        }
+    }
+
     /// Extents as a tensor would have them: `[N, C, ...]`.
     pub fn dims(&self) -> Vec<usize> {
         match &self.0 {

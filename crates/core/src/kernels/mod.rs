@@ -21,6 +21,7 @@ pub(crate) mod memory;
 pub(crate) mod parallel;
 mod pool;
 mod precision;
+mod recurrent;
 mod residual;
 pub(crate) mod simd;
 mod sink;
@@ -41,6 +42,7 @@ pub(crate) use map::lerp;
 pub use parallel::set_threads;
 pub use pool::{global_avg_pool, max_pool2d};
 pub use precision::{Precision, precision, with_precision};
+pub use recurrent::{gru, lstm};
 pub use residual::residual;
 pub use tokens::{embed_tokens, take_token};
 

@@ -7,6 +7,7 @@ mod layers;
 mod mode;
 mod params;
 mod positions;
+mod recurrent;
 mod resnet;
 #[cfg(test)]
 mod tests;
@@ -16,11 +17,13 @@ pub use backbone::{Backbone, BackboneConfig};
 pub use cost::Cost;
 pub use heads::{Activation, Mlp, MlpLayer};
 pub use layers::{
-    BatchNorm, BatchNormConfig, BatchNormKind, Conv2d, Conv2dConfig, LayerNorm, Linear, MaxPool2d, Relu,
+    BatchNorm, BatchNormConfig, BatchNormKind, Conv1d, Conv1dConfig, Conv2d, Conv2dConfig, LayerNorm, Linear,
+    MaxPool2d, Relu,
 };
 pub use mode::{Mode, Noise};
 pub use params::{Builder, Entry, Init, Kind, ParamStore};
 pub use positions::Interpolation;
+pub use recurrent::{Carried, Gru, Lstm, Recurrent};
 pub use resnet::{ResNet, ResNetConfig, Shortcut, Stem};
 pub use vit::{VisionTransformer, VitConfig};
 

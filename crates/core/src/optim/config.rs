@@ -4,11 +4,12 @@ use serde::{Deserialize, Serialize};
 
 use super::engine::{Engine, Rule, Trust};
 use super::groups::{LrRule, ParamGroups};
-use super::{LarsVariant, Optimizer};
+use super::{LarsVariant, Optimizer, RmsPropConfig};
 use crate::nn::ParamStore;
 use crate::{Error, Result};
 
-/// An optimiser and its settings; in a file, the table's `kind` is `"sgd"`, `"lars"`, `"adamw"` or `"adam"`.
+/// An optimiser and its settings; in a file, the table's `kind` is `"sgd"`, `"lars"`, `"adamw"`, `"adam"` or
+/// `"rmsprop"`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum OptimizerConfig {
@@ -20,6 +21,8 @@ pub enum OptimizerConfig {
     AdamW(AdamConfig),
     /// Adam (Kingma & Ba 2015) with weight decay as an l2 penalty: `g + λp` enters the moments.
     Adam(AdamConfig),
+    /// RMSProp (Tieleman & Hinton 2012); [`super::RmsPropVariant`] has the formulas.
+    RmsProp(RmsPropConfig),
 }
 
 /// SGD as in `torch.optim.SGD` with dampening 0: `d = g + λp`, `v = m v + d`, `p = p - lr v`, or with Nesterov's
@@ -157,6 +160,11 @@ impl OptimizerConfig {
                 require(c.eps > 0.0 && c.eps.is_finite(), at, "eps", "above 0 and finite", c.eps)?;
                 check_decay(at, c.weight_decay)
             }
+            Self::RmsProp(c) => {
+                require((0.0..1.0).contains(&c.decay), at, "decay", "in [0, 1)", c.decay)?;
+                require(c.eps > 0.0 && c.eps.is_finite(), at, "eps", "above 0 and finite", c.eps)?;
+                check_common(at, c.momentum, c.weight_decay)
+            }
         }
     }
 
@@ -166,6 +174,7 @@ impl OptimizerConfig {
             Self::Sgd(c) => c.weight_decay,
             Self::Lars(c) => c.weight_decay,
             Self::AdamW(c) | Self::Adam(c) => c.weight_decay,
+            Self::RmsProp(c) => c.weight_decay,
         }
     }
 
@@ -205,6 +214,10 @@ impl OptimizerConfig {
             }
             Self::Adam(c) => {
                 (Rule::Adam { betas: c.betas, eps: c.eps, decoupled: false }, c.weight_decay, None)
+            }
+            Self::RmsProp(c) => {
+                let RmsPropConfig { variant, decay: alpha, momentum, eps, .. } = *c;
+                (Rule::RmsProp { alpha, momentum, eps, variant }, c.weight_decay, None)
             }
         };
         Engine::new(rule, decay, variant, params, groups)

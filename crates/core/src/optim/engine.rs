@@ -6,7 +6,8 @@ use candle_core::{DType, Device, Tensor, Var};
 
 use super::config::check_decay;
 use super::groups::{ParamGroups, Settings};
-use super::{Gradients, LarsVariant, Optimizer, fused, plain};
+use super::rmsprop::{self, RmsPropUpdate};
+use super::{Gradients, LarsVariant, Optimizer, RmsPropVariant, fused, plain};
 use crate::nn::ParamStore;
 use crate::{Error, Result};
 
@@ -23,9 +24,23 @@ pub(super) struct Trust {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Rule {
     /// SGD and LARS.
-    Momentum { momentum: f64, nesterov: bool, trust: Option<Trust> },
+    Momentum {
+        momentum: f64,
+        nesterov: bool,
+        trust: Option<Trust>,
+    },
     /// Adam, and AdamW where `decoupled`.
-    Adam { betas: [f64; 2], eps: f64, decoupled: bool },
+    Adam {
+        betas: [f64; 2],
+        eps: f64,
+        decoupled: bool,
+    },
+    RmsProp {
+        alpha: f64,
+        momentum: f64,
+        eps: f64,
+        variant: RmsPropVariant,
+    },
 }
 
 impl Rule {
@@ -34,6 +49,16 @@ impl Rule {
             Self::Momentum { momentum: 0.0, .. } => &[],
             Self::Momentum { .. } => &["momentum"],
             Self::Adam { .. } => &["exp_avg", "exp_avg_sq"],
+            Self::RmsProp { momentum: 0.0, .. } => &["square_avg"],
+            Self::RmsProp { .. } => &["square_avg", "momentum"],
+        }
+    }
+
+    /// What a moment begins with.
+    fn start(self, moment: &str) -> f32 {
+        match self {
+            Self::RmsProp { variant: RmsPropVariant::TensorFlow, .. } if moment == "square_avg" => 1.0,
+            _ => 0.0,
         }
     }
 }
@@ -129,11 +154,12 @@ impl Engine {
                 settings.weight_decay &= adapts;
             }
             let mut moments = Vec::new();
-            for _ in rule.moments() {
+            for moment in rule.moments() {
+                let start = rule.start(moment);
                 moments.push(if Slot::fits(&entry.var) {
-                    Moment::Flat(vec![0.0; entry.var.elem_count()])
+                    Moment::Flat(vec![start; entry.var.elem_count()])
                 } else {
-                    Moment::Device(Tensor::zeros(entry.var.shape(), DType::F32, entry.var.device())?)
+                    Moment::Device(Tensor::full(start, entry.var.shape(), entry.var.device())?)
                 });
             }
             slots.push(Slot { name: entry.name, var: entry.var, settings, moments, steps: 0 });
@@ -179,6 +205,20 @@ fn update(slot: &mut Slot, gradient: &Tensor, rule: Rule, decay: f64, lr: f64) -
             match slot.moments.as_mut_slice() {
                 [Moment::Flat(m), Moment::Flat(v)] => fused::adam(parameter, &gradient, (m, v), update),
                 [Moment::Device(m), Moment::Device(v)] => plain::adam(&slot.var, &gradient, (m, v), update),
+                _ => Err(Error::data(slot.name.as_str(), "the optimiser holds no moments for it")),
+            }
+        }
+        Rule::RmsProp { alpha, momentum, eps, variant } => {
+            let update = RmsPropUpdate { lr, decay, alpha, momentum, eps, variant };
+            match slot.moments.as_mut_slice() {
+                [Moment::Flat(v)] => rmsprop::fused(parameter, &gradient, v, None, update),
+                [Moment::Flat(v), Moment::Flat(b)] => {
+                    rmsprop::fused(parameter, &gradient, v, Some(b), update)
+                }
+                [Moment::Device(v)] => rmsprop::plain(&slot.var, &gradient, v, None, update),
+                [Moment::Device(v), Moment::Device(b)] => {
+                    rmsprop::plain(&slot.var, &gradient, v, Some(b), update)
+                }
                 _ => Err(Error::data(slot.name.as_str(), "the optimiser holds no moments for it")),
             }
         }

@@ -11,9 +11,9 @@ use rayon::prelude::*;
 use super::engine::{AdamUpdate, MomentumUpdate};
 use crate::Result;
 
-const CHUNK: usize = 1 << 14;
+pub(super) const CHUNK: usize = 1 << 14;
 /// Below this many elements the threads cost more than they save.
-const PARALLEL: usize = 1 << 16;
+pub(super) const PARALLEL: usize = 1 << 16;
 
 /// The sum of squares in f64.
 pub(super) fn sum_squares(x: &[f32]) -> f64 {
@@ -62,7 +62,7 @@ pub(super) fn momentum(
     let run = |p: &mut [f32], g: &[f32], velocity: &mut Option<&mut [f32]>| {
         momentum_slices(p, g, velocity.as_deref_mut(), update);
     };
-    Ok(parameter.inplace_op2(gradient, &InPlace { state: RefCell::new(velocity), run })?)
+    Ok(parameter.inplace_op2(gradient, &InPlace::new(velocity, run))?)
 }
 
 /// Adam step of a contiguous f32 parameter by a contiguous f32 gradient of the same shape.
@@ -75,13 +75,19 @@ pub(super) fn adam(
     let run = |p: &mut [f32], g: &[f32], (m, v): &mut (&mut [f32], &mut [f32])| {
         adam_slices(p, g, m, v, update);
     };
-    Ok(parameter.inplace_op2(gradient, &InPlace { state: RefCell::new(moments), run })?)
+    Ok(parameter.inplace_op2(gradient, &InPlace::new(moments, run))?)
 }
 
 /// Candle hands out a mutable slice of a parameter only inside such an operation.
-struct InPlace<S, F> {
+pub(super) struct InPlace<S, F> {
     state: RefCell<S>,
     run: F,
+}
+
+impl<S, F> InPlace<S, F> {
+    pub(super) fn new(state: S, run: F) -> Self {
+        Self { state: RefCell::new(state), run }
+    }
 }
 
 impl<S, F: Fn(&mut [f32], &[f32], &mut S)> InplaceOp2 for InPlace<S, F> {

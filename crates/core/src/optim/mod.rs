@@ -11,6 +11,7 @@ mod gradients;
 mod groups;
 mod lars;
 mod plain;
+mod rmsprop;
 mod schedule;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ pub use config::{AdamConfig, LarsConfig, OptimizerConfig, SgdConfig};
 pub use gradients::Gradients;
 pub use groups::{ParamGroups, is_bias, is_norm, ndim_above_one};
 pub use lars::LarsVariant;
+pub use rmsprop::{RmsPropConfig, RmsPropVariant};
 pub use schedule::{LrScaling, Schedule, cosine};
 
 use std::collections::HashMap;

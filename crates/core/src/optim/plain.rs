@@ -10,7 +10,7 @@ fn norm(x: &Tensor) -> Result<Tensor> {
     Ok(x.sqr()?.sum_all()?.sqrt()?)
 }
 
-fn store(parameter: &Var, value: &Tensor) -> Result<()> {
+pub(super) fn store(parameter: &Var, value: &Tensor) -> Result<()> {
     Ok(parameter.set(&value.to_dtype(parameter.dtype())?.contiguous()?)?)
 }
 

@@ -54,6 +54,13 @@ pub enum Schedule {
     /// `base * (1 + cos(π epoch / epochs)) / 2`, changing at epochs (MoCo v2, SimSiam; PyTorch's `CosineAnnealingLR`
     /// stepped once an epoch).
     CosinePerEpoch {},
+    /// From the base rate in a straight line to `end`, changing at every step (IMPALA): step `s` of `T` gets
+    /// `base + (end - base) s / T`, so `end` would be reached by step `T`, one after the last.
+    Linear {
+        /// The rate at the end, absolute, at least 0. Default 0.
+        #[serde(default)]
+        end: f64,
+    },
 }
 
 impl Schedule {
@@ -64,6 +71,9 @@ impl Schedule {
     pub fn check(&self, at: &str) -> Result<()> {
         match self {
             Self::Constant {} | Self::CosinePerEpoch {} => Ok(()),
+            Self::Linear { end } => {
+                require(*end >= 0.0 && end.is_finite(), at, "end", "at least 0 and finite", *end)
+            }
             Self::WarmupCosine { warmup_epochs, end, start } => {
                 for (key, value) in [("warmup_epochs", *warmup_epochs), ("end", *end), ("start", *start)] {
                     require(value >= 0.0 && value.is_finite(), at, key, "at least 0 and finite", value)?;
@@ -107,6 +117,10 @@ impl Schedule {
             Self::Factors { milestones, factors } => {
                 let reached = milestones.iter().zip(factors).rfind(|(m, _)| **m <= progress.epoch);
                 base * reached.map_or(1.0, |(_, factor)| *factor)
+            }
+            Self::Linear { end } => {
+                let done = progress.step as f64 / (progress.total_steps as f64).max(1.0);
+                base + (end - base) * done.min(1.0)
             }
             Self::CosinePerEpoch {} => cosine(base, 0.0, progress.epoch as f64, progress.total_epochs as f64),
         }
@@ -197,6 +211,9 @@ mod tests {
         let cosine = Schedule::CosinePerEpoch {};
         assert_eq!(cosine.lr_at(&at(10), 1.0), cosine.lr_at(&at(19), 1.0));
         assert_eq!(Schedule::Constant {}.lr_at(&at(42), 0.3), 0.3);
+        let linear = Schedule::Linear { end: 0.5 };
+        assert_eq!([0, 50, 100].map(|s| linear.lr_at(&at(s), 1.0)), [1.0, 0.75, 0.5]);
+        assert!(Schedule::Linear { end: -1.0 }.check("optim.schedule").is_err());
     }
 
     #[test]

@@ -66,7 +66,7 @@ fn bits(store: &ParamStore) -> Result<Vec<u32>> {
 #[test]
 fn golden_values_fused_and_plain() -> Result<()> {
     let golden = golden()?;
-    assert_eq!(golden.cases.len(), 15);
+    assert_eq!(golden.cases.len(), 19);
     for case in &golden.cases {
         for plain in [false, true] {
             let store = golden.store()?;
@@ -156,6 +156,7 @@ fn kinds() -> Vec<OptimizerConfig> {
         OptimizerConfig::Lars(lars),
         OptimizerConfig::AdamW(adam.clone()),
         OptimizerConfig::Adam(adam),
+        OptimizerConfig::RmsProp(RmsPropConfig { momentum: 0.5, ..RmsPropConfig::default() }),
     ]
 }
 

@@ -57,6 +57,34 @@ fn bytes(batches: impl Iterator<Item = Result<Batch>>) -> Bytes {
 }
 
 #[test]
+fn batches_of_one_group_each() {
+    // Labels are 0..5 in turn: groups of 5, 5, 5, 4 and 4.
+    let groups: Vec<u32> = (0..23).map(|i| i % 5).collect();
+    let loader = |size| Loader::new(set(23), Noisy, options(size, 9)).and_then(|l| l.grouped(&groups));
+    let two = loader(2).expect("loader");
+    assert_eq!(two.steps_per_epoch(), 10);
+    let epochs = [0, 1].map(|epoch| bytes(two.epoch(epoch, 0)));
+    assert_eq!(bytes(two.epoch(1, 4)), epochs[1][4..]);
+    assert_ne!(epochs[0], epochs[1]);
+    for epoch in &epochs {
+        let mut seen: Vec<u64> = epoch.iter().flat_map(|batch| batch.0.clone()).collect();
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!((epoch.len(), seen.len()), (10, 20), "no sample twice");
+        for (indices, labels, _) in epoch {
+            assert_eq!(indices[0] % 5, indices[1] % 5);
+            let labels = labels.as_ref().expect("labels");
+            assert_eq!(labels[0], labels[1]);
+        }
+    }
+    // Only three groups fill a batch of five.
+    assert_eq!(loader(5).expect("loader").steps_per_epoch(), 3);
+    assert!(error_text(loader(6)).contains("no group has the 6 samples"));
+    let few = Loader::new(set(23), Noisy, options(2, 9)).and_then(|l| l.grouped(&groups[..4]));
+    assert!(error_text(few).contains("groups of 4 samples for 23"));
+}
+
+#[test]
 fn batches_do_not_depend_on_workers_or_prefetch() {
     let mut all = Vec::new();
     for (workers, prefetch) in [(0, 1), (1, 1), (2, 3), (4, 0), (4, 100)] {

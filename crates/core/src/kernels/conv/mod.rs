@@ -20,7 +20,7 @@ mod winograd;
 use candle_core::Tensor;
 
 use self::shape::ConvShape;
-use super::map::{FeatureMap, Form};
+use super::map::{FeatureMap, Form, Native};
 use crate::{Error, Result};
 
 /// Stride, padding and groups of a convolution.
@@ -82,25 +82,39 @@ pub fn conv2d(
     }))
 }
 
-/// Cross-correlation of `x` `[N, C, T]` with `w` `[O, C, k]`, plus `bias` `[O]`: `[N, O, floor((T + padding - k) / stride) + 1]`
-/// where `padding` zeros are added before and after.
+/// Cross-correlation of `x` `[N, C, T]` with `w` `[O, C, k]`, plus `bias` `[O]`: `[N, O, OT]` with
+/// `OT = floor((T + before + after - k) / stride) + 1`, where `padding` is the zeros before and after.
 ///
 /// # Errors
 /// As [`conv2d`].
 pub fn conv1d(
-    x: &Tensor,
+    x: &FeatureMap,
     w: &Tensor,
     bias: Option<&Tensor>,
     stride: usize,
     padding: [usize; 2],
-) -> Result<Tensor> {
-    let (&[n, c, t], &[o, per_group, k]) = (x.dims(), w.dims()) else {
-        return Err(Error::shape("conv1d", "input [N, C, T] and weight [O, C, k]", x.dims()));
+) -> Result<FeatureMap> {
+    let dims = x.dims();
+    let &[n, c, t] = dims.as_slice() else { return Err(Error::shape("conv1d", "[N, C, T]", &dims)) };
+    let &[o, inputs, k] = w.dims() else {
+        return Err(Error::shape("conv1d weight", "[O, C, k]", w.dims()));
     };
-    let settings = ConvSettings { stride: [1, stride], padding: [0, 0, padding[0], padding[1]], groups: 1 };
-    let x = FeatureMap::new(&x.reshape((n, c, 1, t))?)?;
-    let y = conv2d(&x, &w.reshape((o, per_group, 1, k))?, bias, settings)?.tensor()?;
-    Ok(y.squeeze(2)?)
+    let padding = [0, 0, padding[0], padding[1]];
+    let shape = ConvShape::new([n, c, 1, t], &[o, inputs, 1, k], [1, stride], padding, 1)?;
+    if let Some(bias) = bias
+        && bias.dims() != [o]
+    {
+        return Err(Error::shape("conv1d bias", format!("[{o}]"), bias.dims()));
+    }
+    Ok(FeatureMap(match &x.0 {
+        // Row by row, a map of height 1 lies in memory as a sequence does.
+        Form::Native(x) => {
+            Form::Native(Native { dims: vec![n, shape.ow, o], ..op::conv(x, w, bias, shape)? })
+        }
+        Form::Plain(x) => {
+            Form::Plain(composed(&x.unsqueeze(2)?, &w.unsqueeze(2)?, bias, &shape)?.squeeze(2)?)
+        }
+    }))
 }
 
 /// The twin for other tensors: by cuDNN where it is compiled in and takes the operands, by matrix products elsewhere.

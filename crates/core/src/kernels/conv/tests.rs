@@ -249,3 +249,70 @@ fn precisions_round_as_they_say() -> Result<()> {
     assert!(error(Precision::Bf16, 3)? < 1e-4);
     Ok(())
 }
+
+/// x, w, stride and padding: CPC's speech encoder on few channels, windows that leave a rest, one-sided padding, a single
+/// row too long for one unit of work.
+#[allow(clippy::type_complexity)]
+const SEQUENCES: [([usize; 3], [usize; 3], usize, [usize; 2]); 8] = [
+    ([3, 1, 640], [8, 1, 10], 5, [3, 3]),
+    ([3, 8, 128], [9, 8, 8], 4, [2, 2]),
+    ([2, 40, 33], [33, 40, 4], 2, [1, 1]),
+    ([2, 5, 31], [6, 5, 4], 2, [2, 1]),
+    ([2, 5, 9], [6, 5, 3], 1, [2, 0]),
+    ([4, 3, 12], [2, 3, 1], 1, [0, 0]),
+    ([1, 2, 5], [3, 2, 7], 3, [1, 4]),
+    ([1, 2, 2100], [3, 2, 4], 2, [1, 1]),
+];
+
+/// The definition, in double precision.
+fn plain_conv1d(
+    x: &Tensor,
+    w: &Tensor,
+    bias: &Tensor,
+    stride: usize,
+    padding: [usize; 2],
+) -> Result<Vec<f64>> {
+    let ((n, c, t), (o, _, k)) = (x.dims3()?, w.dims3()?);
+    let (x, w, bias) = (values(x)?, values(w)?, values(bias)?);
+    let steps = (t + padding[0] + padding[1] - k) / stride + 1;
+    let mut out = Vec::new();
+    for (i, row, step) in (0..n).flat_map(|i| (0..o).flat_map(move |r| (0..steps).map(move |s| (i, r, s)))) {
+        let mut sum = f64::from(bias[row]);
+        for (channel, tap) in (0..c).flat_map(|channel| (0..k).map(move |tap| (channel, tap))) {
+            if let Some(at) = (step * stride + tap).checked_sub(padding[0]).filter(|at| *at < t) {
+                sum += f64::from(x[(i * c + channel) * t + at]) * f64::from(w[(row * c + channel) * k + tap]);
+            }
+        }
+        out.push(sum);
+    }
+    Ok(out)
+}
+
+#[test]
+fn sequences_agree_with_the_definition_the_twin_and_differences() -> Result<()> {
+    for (x, w, stride, padding) in SEQUENCES {
+        let what = format!("{x:?} {w:?} stride {stride} padding {padding:?}");
+        let inputs = [random("x", &x)?, random("w", &w)?, random("b", &w[..1])?];
+        let ours =
+            |t: &[Tensor]| conv1d(&FeatureMap::new(&t[0])?, &t[1], t.get(2), stride, padding)?.tensor();
+        let y = ours(&inputs)?;
+        let expected = plain_conv1d(&inputs[0], &inputs[1], &inputs[2], stride, padding)?;
+        for (i, (y, expected)) in values(&y)?.iter().zip(&expected).enumerate() {
+            assert!((f64::from(*y) - expected).abs() < 1e-4, "{what}: element {i}: {y}, not {expected}");
+        }
+        assert_same(&inputs, ours, |t| {
+            let x = FeatureMap(Form::Plain(t[0].clone()));
+            conv1d(&x, &t[1], t.get(2), stride, padding)?.tensor()
+        })?;
+        check_gradients(&inputs, GradCheck { probes: 12, ..GradCheck::default() }, ours)?;
+        // The same as a sequence, for recurrent layers.
+        let map = conv1d(&FeatureMap::new(&inputs[0])?, &inputs[1], None, stride, padding)?;
+        let (sequence, tensor) = (map.sequence()?.rows()?, map.tensor()?.transpose(1, 2)?);
+        assert_eq!(values(&sequence)?, values(&tensor)?, "{what}");
+    }
+    let x = FeatureMap::new(&random("x", &[2, 3, 5])?)?;
+    for (w, bias) in [(&[4usize, 2, 3][..], 4), (&[4, 3, 6], 4), (&[4, 3, 3], 5), (&[4, 3], 4)] {
+        assert!(conv1d(&x, &random("w", w)?, Some(&random("b", &[bias])?), 1, [0, 0]).is_err(), "{w:?}");
+    }
+    Ok(())
+}

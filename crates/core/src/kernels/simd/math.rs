@@ -97,6 +97,18 @@ pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
     if x < SMALLEST { 0.0 } else { value }
 }
 
+/// `1 / (1 + e^-x)` to about 2e-7. NaN stays NaN.
+#[inline(always)]
+pub(crate) fn sigmoid<const FMA: bool>(x: f32) -> f32 {
+    1.0 / (1.0 + exp::<FMA>(-x))
+}
+
+/// The hyperbolic tangent to about 2e-7 (of 1, not of the value). NaN stays NaN.
+#[inline(always)]
+pub(crate) fn tanh<const FMA: bool>(x: f32) -> f32 {
+    1.0 - 2.0 / (1.0 + exp::<FMA>(2.0 * x))
+}
+
 /// The standard normal distribution function `(1 + erf(x / sqrt 2)) / 2` to about 1.3e-7; exactly 0 and 1 from
 /// `|x|` = 5.5 on. NaN stays NaN.
 ///
@@ -248,6 +260,25 @@ mod tests {
         assert_eq!(exp::<true>(-1e30), 0.0);
         assert!(exp::<true>(f32::NAN).is_nan() && exp::<false>(f32::NAN).is_nan());
         assert!(exp::<true>(f32::INFINITY) > 1e38);
+    }
+
+    #[test]
+    fn gates_are_accurate_everywhere() {
+        let mut worst = [0f64; 2];
+        for i in -200_000..=200_000 {
+            let x = i as f32 / 4_000.0;
+            let wide = f64::from(x);
+            for (s, t) in [(sigmoid::<false>(x), tanh::<false>(x)), (sigmoid::<true>(x), tanh::<true>(x))] {
+                worst[0] = worst[0].max((f64::from(s) - 1.0 / (1.0 + (-wide).exp())).abs());
+                worst[1] = worst[1].max((f64::from(t) - wide.tanh()).abs());
+            }
+        }
+        assert!(worst.iter().all(|worst| *worst < 3e-7), "{worst:?}");
+        for x in [1e3f32, f32::INFINITY] {
+            assert!(sigmoid::<true>(x) == 1.0 && sigmoid::<true>(-x) < 1e-37);
+            assert_eq!((tanh::<true>(x), tanh::<true>(-x)), (1.0, -1.0));
+        }
+        assert!(sigmoid::<true>(f32::NAN).is_nan() && tanh::<true>(f32::NAN).is_nan());
     }
 
     #[test]

@@ -51,7 +51,8 @@ impl Cut {
             cut.images = even(sweep.n, (PIXELS / pixels.max(1)).min(WINDOW / (row * rows).max(1)).max(1));
         }
         let blocks = |cut: &Self| sweep.n.div_ceil(cut.images) * rows.div_ceil(cut.rows);
-        while !by_image && cut.images == 1 && blocks(&cut) < UNITS && cut.rows * columns >= 2 * PIXELS {
+        let divisible = |cut: &Self| cut.rows > 1 && cut.rows * columns >= 2 * PIXELS;
+        while !by_image && cut.images == 1 && blocks(&cut) < UNITS && divisible(&cut) {
             cut.rows = even(rows, cut.rows.div_ceil(2));
         }
         let shares = UNITS.div_ceil(blocks(&cut).max(1)).min(panels);

@@ -1,0 +1,8 @@
+//! What every method is held to, on speech, on text and in environments.
+
+// Helpers outside `#[test]` functions may stop a test too.
+#![allow(clippy::expect_used)]
+
+mod rl;
+mod speech;
+mod text;

@@ -1,0 +1,124 @@
+//! Whole runs: resume, learning.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Result, anyhow};
+use contrastive_core::experiment::RunOptions;
+use contrastive_core::train::{EpochRecord, Method, Notes, Observer, Outcome, StepRecord};
+use contrastive_cpc::rl::run::{fit, fit_in};
+use contrastive_cpc::rl::{ActorCritic, Episode, RlRun};
+
+use super::{colours, tiny};
+
+/// Raises the stop flag after a step; keeps the mean of a term in every epoch.
+#[derive(Default)]
+struct Watch {
+    stop_at: Option<u64>,
+    stop: Arc<AtomicBool>,
+    warnings: Vec<String>,
+    cpc: Vec<f64>,
+}
+
+impl Observer for Watch {
+    fn on_step(&mut self, record: &StepRecord<'_>, _notes: &mut Notes) -> contrastive_core::Result<()> {
+        if Some(record.progress.step) == self.stop_at {
+            self.stop.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn on_epoch(
+        &mut self,
+        record: &EpochRecord<'_>,
+        _: &dyn Method,
+        _: &mut Notes,
+    ) -> contrastive_core::Result<()> {
+        self.cpc.extend(record.terms.iter().find(|(name, _)| name == "cpc").map(|(_, value)| *value));
+        Ok(())
+    }
+
+    fn on_warning(&mut self, _step: u64, text: &str) {
+        self.warnings.push(text.to_string());
+    }
+}
+
+fn train(run: &RlRun, dir: &Path, stop_at: Option<u64>) -> Result<(ActorCritic, Outcome, Watch)> {
+    let mut watch = Watch { stop_at, ..Watch::default() };
+    let stop = watch.stop.clone();
+    let options = RunOptions { resume: true, stop, observers: vec![&mut watch], ..RunOptions::new(dir) };
+    let (method, outcome) = fit_in(run, colours(run.method.environments, 1.0)?, options)?;
+    Ok((method, outcome, watch))
+}
+
+fn final_bytes(dir: &Path) -> Result<[Vec<u8>; 2]> {
+    let mut names: Vec<_> =
+        std::fs::read_dir(dir.join("checkpoints"))?.map(|e| Ok(e?.path())).collect::<std::io::Result<_>>()?;
+    names.sort();
+    let last = names.last().ok_or_else(|| anyhow!("no checkpoint"))?;
+    Ok([std::fs::read(last)?, std::fs::read(dir.join("encoder.safetensors"))?])
+}
+
+#[test]
+fn resumed_runs_have_the_same_bytes() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (straight, broken) = (folder.path().join("straight"), folder.path().join("broken"));
+    let run = tiny()?;
+    let (whole, outcome, watch) = train(&run, &straight, None)?;
+    assert_eq!((outcome, watch.warnings), (Outcome::Finished, Vec::<String>::new()));
+    for stop_at in [1, 6] {
+        assert_eq!(train(&run, &broken, Some(stop_at))?.1, Outcome::Interrupted);
+    }
+    let (method, outcome, _) = train(&run, &broken, None)?;
+    assert_eq!(outcome, Outcome::Finished);
+    assert!(final_bytes(&straight)? == final_bytes(&broken)?);
+    assert_eq!(whole.episodes(), method.episodes());
+    // Another number of environments is another run.
+    let other = run.clone().sized(4, 24);
+    assert!(train(&other, &broken, None).is_err());
+    Ok(())
+}
+
+/// Paid steps of all steps in the last episodes.
+fn share(episodes: &[Episode]) -> f64 {
+    let last = &episodes[episodes.len().saturating_sub(100)..];
+    last.iter().map(|e| e.total).sum::<f64>() / last.iter().map(|e| e.steps as f64).sum::<f64>()
+}
+
+#[test]
+fn the_task_is_solved_with_and_without_the_auxiliary_loss() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    for enabled in [false, true] {
+        let mut run = tiny()?;
+        run.method.cpc.enabled = enabled;
+        (run.method.updates_per_epoch, run.train.epochs) = (20, 20);
+        run.method.entropy_cost = 0.1;
+        run.optim.lr = 2e-2;
+        let (method, _, watch) = train(&run, &folder.path().join(format!("{enabled}")), None)?;
+        assert_eq!(method.name(), if enabled { "a2c-cpc" } else { "a2c" });
+        let (early, late) = (share(&method.episodes()[..60]), share(method.episodes()));
+        assert!(early < 0.6 && late > 0.75, "cpc {enabled}: {early} {late}");
+        let curve = method.curve(400, 10);
+        assert!(curve.points.len() == 10 && curve.points[9].mean > 1.5 * curve.points[0].mean, "{curve:?}");
+        // Three colours follow each other: all that can be known of what comes is which.
+        let bound = (run.method.rows() as f64).ln();
+        let ends = watch.cpc.last().copied();
+        assert_eq!(ends.is_some(), enabled);
+        assert!(ends.is_none_or(|last| last < bound - 0.9 && last > bound - 1.2), "{bound} {:?}", watch.cpc);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_task_in_a_maze_runs() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut run = tiny()?.sized(2, 6);
+    (run.method.updates_per_epoch, run.train.epochs) = (1, 2);
+    run.environment.name = "seek_avoid".to_string();
+    assert_eq!(fit(&run, RunOptions::new(folder.path()))?.1, Outcome::Finished);
+    run.environment.name = "nowhere".to_string();
+    let refused = fit(&run, RunOptions::new(folder.path().join("x"))).err().map(|e| e.to_string());
+    assert!(refused.is_some_and(|text| text.contains("nowhere") && text.contains("seek_avoid")));
+    Ok(())
+}
