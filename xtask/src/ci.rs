@@ -21,7 +21,8 @@ const FORBIDDEN: [(&str, &str); 8] = [
 ];
 
 /// Crates of the workspace that are no methods.
-const OTHERS: [&str; 3] = ["contrastive-core", "contrastive-testing", "contrastive-benches"];
+const OTHERS: [&str; 4] =
+    ["contrastive-core", "contrastive-scenes", "contrastive-testing", "contrastive-benches"];
 
 /// The features that every crate passes on to Candle under its own name.
 const DEVICES: [&str; 6] = ["cuda", "cudnn", "nccl", "metal", "mkl", "accelerate"];
