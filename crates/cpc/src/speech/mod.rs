@@ -7,7 +7,7 @@
 //! | [`method`] | one step, as the training loop sees it |
 //! | [`recipe`] | presets of the paper and of published implementations, and small ones |
 //! | [`recordings`], [`windows`] | recordings in memory, and the windows that training sees |
-//! | [`run`] | a whole run |
+//! | `run` | a whole run (feature `data`) |
 //! | [`phones`] | TIMIT's phones folded to 39 and 41 classes |
 //! | [`probes`] | linear and one-hidden-layer probes for phones, speakers and words |
 //! | [`mfcc`], [`supervised`] | what the paper compares with |

@@ -11,7 +11,7 @@
 //! | [`ops`] | word vectors of neighbouring words, means over sentences |
 //! | [`model`], [`task`] | the networks, and what is told apart |
 //! | [`method`] | one step, as the training loop sees it |
-//! | [`recipe`], [`run`] | presets and whole runs |
+//! | [`recipe`], `run` | presets; whole runs (feature `data`) |
 //! | [`embedder`] | vectors of any sentences |
 //! | [`expand`] | words that training never saw, by linear regression from given word vectors |
 //! | [`probes`] | MR, CR, Subj, MPQA, TREC by logistic regression |
