@@ -12,6 +12,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{CpuStorage, CustomOp1, D, DType, Device, Layout, Shape, Storage, Tensor};
+use contrastive_core::kernels::{FeatureMap, exponentials, linear};
 use contrastive_core::{Error, Result};
 use rayon::prelude::*;
 
@@ -41,7 +42,8 @@ pub fn logits(predictions: &Tensor, targets: &Tensor) -> Result<Tensor> {
     if d != width {
         return Err(Error::shape("CPC logits", format!("[C, {d}] for the targets"), targets.dims()));
     }
-    Ok(predictions.contiguous()?.matmul(&targets.t()?)?)
+    // The product of a linear layer whose weight is the targets.
+    linear(&FeatureMap::from_rows(predictions)?, targets, None)?.rows()
 }
 
 /// InfoNCE of `logits` `[M, C]`, where the true target of prediction `m` is column `positive[m]`. The other columns are
@@ -116,27 +118,26 @@ struct Outcome {
 /// Loss of one row of logits, which becomes the gradient of `scale` times the loss.
 fn evaluate(row: &mut [f32], positive: usize, excluded: Option<&[bool]>, scale: f32) -> Outcome {
     let own = row[positive];
-    let out = |j: usize| j != positive && excluded.is_some_and(|excluded| excluded[j]);
-    let (mut highest, mut negatives, mut below) = (own, 0, 0);
-    for (j, &value) in row.iter().enumerate() {
-        if j == positive || out(j) {
-            continue;
+    let mut out = 0;
+    if let Some(excluded) = excluded {
+        for (value, _) in row.iter_mut().zip(excluded).filter(|(_, excluded)| **excluded) {
+            *value = f32::NEG_INFINITY;
         }
-        negatives += 1;
-        below += usize::from(value < own);
-        // NaN must not vanish: it becomes the highest and so the loss.
-        highest = if value <= highest { highest } else { value };
+        out = excluded.iter().filter(|excluded| **excluded).count() - usize::from(excluded[positive]);
+        row[positive] = own;
     }
-    let mut sum = 0f32;
-    for (j, value) in row.iter_mut().enumerate() {
-        *value = if out(j) { 0.0 } else { (*value - highest).exp() };
-        sum += *value;
-    }
+    // The excluded ones are below everything but another infinity.
+    let below = row.iter().map(|value| u32::from(*value < own)).sum::<u32>() as usize;
+    let negatives = row.len() - 1 - out;
+    let highest = row.iter().fold(own, |highest, value| if *value > highest { *value } else { highest });
+    // NaN does not vanish: it stays in the sum.
+    let sum = exponentials(row, highest);
+    let loss = f64::from(sum).ln() - f64::from(own - highest);
     for value in row.iter_mut() {
         *value *= scale / sum;
     }
     row[positive] -= scale;
-    Outcome { loss: f64::from(sum).ln() - f64::from(own - highest), negatives, below }
+    Outcome { loss, negatives, below: below.saturating_sub(out) }
 }
 
 /// A scalar whose gradient is known.
