@@ -4,9 +4,10 @@
     python scripts/peer_bench.py CASE --variant VARIANT [--threads N] [--repeats N] [--json]
 
 Prints one JSON line, as `cargo xtask bench CASE --json` does: the same work on the same sizes. Networks have the
-variants `eager` and `channels_last`, each with `+tuned` (large blocks are kept, huge pages); others name a library.
+variants `eager` and `channels_last`, each with `+tuned` (large blocks are kept, huge pages) and with `bf16+` before
+(autocast); others name a library.
 """
-import argparse, copy, json, math, os, statistics, subprocess, sys, time
+import argparse, contextlib, copy, json, math, os, statistics, subprocess, sys, time
 
 TUNED = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "1000000000000", "MALLOC_TOP_PAD_": "268435456",
          "THP_MEM_ALLOC_ENABLE": "1"}
@@ -56,6 +57,11 @@ def laid_out(args, *things):
         return things
     return [t.to(memory_format=torch.channels_last) for t in things]
 
+def rounding(args):
+    """What the variant computes forward passes and losses under."""
+    import torch
+    return torch.autocast("cpu", torch.bfloat16) if "bf16" in args.variant else contextlib.nullcontext()
+
 def update(optimizer, loss):
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
@@ -74,7 +80,12 @@ def simclr(args, depth, width, size, batch):
     net = torch.nn.Sequential(resnet(depth, size == 32), SimCLRProjectionHead(width, width, 128)).train()
     net, x = laid_out(args, net, torch.randn(2 * batch, 3, size, size))
     loss, optimizer = NTXentLoss(temperature=0.5), sgd(net)
-    return measure(lambda: update(optimizer, loss(*net(x).chunk(2))), args.repeats, 2 * batch, batch=batch)
+
+    def step():
+        with rounding(args):
+            value = loss(*net(x).chunk(2))
+        update(optimizer, value)
+    return measure(step, args.repeats, 2 * batch, batch=batch)
 
 def moco(args, batch=64):
     torch = torch_with(args)
@@ -89,16 +100,18 @@ def moco(args, batch=64):
 
     def step():
         update_momentum(query, key, m=0.996)
-        q = query(a)
-        with torch.no_grad():
-            k = key(b)
-        update(optimizer, loss(q, k))
+        with rounding(args):
+            q = query(a)
+            with torch.no_grad():
+                k = key(b)
+            value = loss(q, k)
+        update(optimizer, value)
     return measure(step, args.repeats, 2 * batch, batch=batch)
 
 def embed(args, net, size, batch):
     torch = torch_with(args)
     net, x = laid_out(args, net().eval(), torch.randn(batch, 3, size, size))
-    with torch.inference_mode():
+    with torch.inference_mode(), rounding(args):
         return measure(lambda: net(x), args.repeats, batch, batch=batch)
 
 def vit_small(drop_path=0.0):
@@ -120,11 +133,13 @@ def dino(args, batch=4):
 
     def step():
         update_momentum(student, teacher, m=0.996)
-        with torch.no_grad():
-            t = teacher[1](teacher[0](large))
-        s = student[1](torch.cat([student[0](large), student[0](small)]))
+        with rounding(args):
+            with torch.no_grad():
+                t = teacher[1](teacher[0](large))
+            s = student[1](torch.cat([student[0](large), student[0](small)]))
+            value = loss(list(t.chunk(2)), list(s.chunk(6)), epoch=1)
         optimizer.zero_grad(set_to_none=True)
-        loss(list(t.chunk(2)), list(s.chunk(6)), epoch=1).backward()
+        value.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 3.0)
         optimizer.step()
     return measure(step, args.repeats, 8 * batch, batch=batch)

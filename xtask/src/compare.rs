@@ -14,8 +14,7 @@ use serde_json::Value;
 
 use crate::results::{splice, write_atomic};
 
-/// Each case with the peers it is held against, the strongest that computes in single precision first, and then what
-/// a user gets without settings.
+/// Each case with the peers it is held against: the strongest first, and then what a user gets without settings.
 const PEERS: &[(&str, &[&str])] = &[
     ("simclr_r18_32", &["channels_last+tuned", "eager"]),
     ("simclr_r50_224", &["channels_last+tuned", "eager"]),
@@ -111,6 +110,7 @@ impl Comparison<'_> {
     }
 
     fn case(&self, name: &str, variants: &[&str]) -> Result<Vec<Pair>> {
+        let variants: Vec<_> = variants.iter().map(|variant| rounded(variant, self.precision)).collect();
         let (mut ours, mut theirs) = (Vec::new(), vec![Vec::new(); variants.len()]);
         for _ in 0..self.rounds.max(1) {
             let mut own = Command::new(std::env::current_exe()?);
@@ -118,7 +118,7 @@ impl Comparison<'_> {
             own.args(["--precision", self.precision.name()]);
             ours.push(measure(own).with_context(|| format!("{name}, ours"))?);
             let threads = ours[0]["threads"].as_u64().unwrap_or(1);
-            for (records, variant) in theirs.iter_mut().zip(variants) {
+            for (records, variant) in theirs.iter_mut().zip(&variants) {
                 let mut peer = Command::new(self.python);
                 peer.arg(self.script).args([name, "--variant", variant, "--json"]);
                 peer.args(["--threads", &threads.to_string(), "--repeats", &self.repeats.to_string()]);
@@ -141,6 +141,12 @@ impl Comparison<'_> {
         };
         theirs.iter().map(pair).collect()
     }
+}
+
+/// The variant of a peer that rounds as we do: a network of PyTorch has its own bf16.
+fn rounded(variant: &str, precision: Precision) -> String {
+    let network = variant.starts_with("eager") || variant.starts_with("channels_last");
+    if precision == Precision::Bf16 && network { format!("bf16+{variant}") } else { variant.into() }
 }
 
 fn peers_of(name: &str) -> Result<(&'static str, &'static [&'static str])> {

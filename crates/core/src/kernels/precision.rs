@@ -13,9 +13,10 @@ pub enum Precision {
     F32,
     /// 32-bit arithmetic that loses no more than plain sums do; cuDNN may not use TF32.
     F32Exact,
-    /// Products of linear layers and 1x1 convolutions take operands rounded to bf16 and sum in 32 bits, forward and
-    /// backward; twice as fast on processors with AVX512-BF16. Weights, activations and all else stay 32-bit, as do
-    /// other convolutions, which Winograd's algorithm makes as fast.
+    /// Products of linear layers and convolutions take operands rounded to bf16 and sum in 32 bits, forward and backward.
+    /// With AMX these are convolutions of one tap, and of more where both channel counts are multiples of 32; elsewhere
+    /// those of one tap, for AVX512-BF16 is no faster than Winograd's algorithm in 32 bits. Weights, activations and all
+    /// else stay 32-bit.
     Bf16,
 }
 

@@ -3,30 +3,23 @@
 use super::implicit;
 use super::shape::ConvShape;
 use super::winograd::{self, Variant};
-use crate::kernels::gemm;
 use crate::kernels::precision::Precision;
 
-/// The tiles that Winograd's algorithm uses, if it is the way to go. Where sums must be as good as direct ones, only
+/// The tiles that Winograd's algorithm uses, if it is the way to go: not where products of rounded operands are. Where sums must be as good as direct ones, only
 /// the small tile is.
 fn tiles(precision: Precision, shape: &ConvShape) -> Option<Variant> {
+    if implicit::rounds(precision, shape) {
+        return None;
+    }
     let fastest = winograd::preferred(shape)?;
     Some(if precision == Precision::F32Exact { Variant::F2 } else { fastest })
 }
 
-/// The extents of the product that a convolution is, if it is one whose operands may be rounded.
-fn rounded(precision: Precision, shape: &ConvShape) -> Option<(usize, usize, usize)> {
-    let product = precision == Precision::Bf16 && shape.groups == 1 && shape.is_pointwise();
-    product.then(|| (shape.n * shape.h * shape.w, shape.c, shape.o))
-}
-
 /// `y` `[N, OH, OW, O]` from `x` `[N, H, W, C]` and `w` `[O, C/g, kh, kw]`.
 pub(super) fn forward(precision: Precision, shape: &ConvShape, x: &[f32], w: &[f32], y: &mut [f32]) {
-    if let Some(extents) = rounded(precision, shape) {
-        return gemm::at::linear(precision, extents, x, w, None, y);
-    }
     match tiles(precision, shape) {
         Some(variant) => winograd::forward(variant, shape, x, w, y),
-        None => implicit::forward(shape, x, w, y),
+        None => implicit::forward(precision, shape, x, w, y),
     }
 }
 
@@ -39,12 +32,9 @@ pub(super) fn backward_data(
     dx: &mut [f32],
     add: bool,
 ) {
-    if let Some(extents) = rounded(precision, shape) {
-        return gemm::at::linear_backward_data(precision, extents, dy, w, dx, add);
-    }
     match tiles(precision, shape) {
         Some(variant) => winograd::backward_data(variant, shape, dy, w, dx, add),
-        None => implicit::backward_data(shape, dy, w, dx, add),
+        None => implicit::backward_data(precision, shape, dy, w, dx, add),
     }
 }
 
@@ -56,11 +46,8 @@ pub(super) fn backward_weight(
     dy: &[f32],
     dw: &mut [f32],
 ) {
-    if let Some(extents) = rounded(precision, shape) {
-        return gemm::at::linear_backward_weight(precision, extents, x, dy, dw);
-    }
     match tiles(precision, shape) {
         Some(variant) => winograd::backward_weight(variant, shape, x, dy, dw),
-        None => implicit::backward_weight(shape, x, dy, dw),
+        None => implicit::backward_weight(precision, shape, x, dy, dw),
     }
 }

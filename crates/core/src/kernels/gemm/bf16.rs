@@ -1,12 +1,14 @@
 //! Matrix products whose operands are rounded to bf16 and whose sums are 32-bit, with the interface of the 32-bit ones.
 //!
-//! Processors with AVX512-BF16 multiply two such pairs where they multiply one 32-bit pair otherwise. All others round
-//! the operands and multiply them as 32-bit numbers, which is exact: both ways give the same values but for the order
-//! of the sums. Rounding is to the nearest, ties to even; what is below the smallest normal number counts as zero (as
+//! Processors with AMX multiply tiles of such numbers; those with AVX512-BF16 multiply two pairs in the place of one
+//! 32-bit pair. All others round the operands and multiply them as 32-bit numbers, which is exact: all ways give the same
+//! values but for the order of the sums. Rounding is to the nearest, ties to even; what is below the smallest normal number counts as zero (as
 //! the instructions have it), infinities and NaN stay.
 
 #[cfg(target_arch = "x86_64")]
-mod pack;
+pub(crate) mod amx;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod pack;
 #[cfg(target_arch = "x86_64")]
 mod product;
 #[cfg(test)]
@@ -28,18 +30,39 @@ enum Way {
     Rounded,
     /// With the instructions for bf16.
     #[cfg(target_arch = "x86_64")]
-    Native,
+    Native(Kernel),
+}
+
+/// The instructions for bf16.
+#[cfg(target_arch = "x86_64")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kernel {
+    /// Products of vectors.
+    Avx512,
+    /// Products of tiles.
+    Amx,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Kernel {
+    /// All, the best first.
+    const ALL: [Self; 2] = [Self::Amx, Self::Avx512];
+
+    /// Whether this machine has the instructions.
+    fn available(self) -> bool {
+        is_x86_feature_detected!("avx512bf16")
+            && is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && (self == Self::Avx512 || amx::available())
+    }
 }
 
 impl Way {
     /// The best way on this machine.
     fn best() -> Self {
         #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx512bf16")
-            && is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-        {
-            return Self::Native;
+        if let Some(kernel) = Kernel::ALL.into_iter().find(|kernel| kernel.available()) {
+            return Self::Native(kernel);
         }
         Self::Rounded
     }
@@ -81,7 +104,7 @@ fn linear_by(way: Way, (rows, c, o): Extents, x: &[f32], w: &[f32], bias: Option
     match way {
         Way::Rounded => super::linear(rows, c, o, &round(&x[..rows * c]), &round(&w[..o * c]), bias, y),
         #[cfg(target_arch = "x86_64")]
-        Way::Native => product::forward((rows, c, o), x, w, bias, y),
+        Way::Native(kernel) => product::forward(kernel, (rows, c, o), x, w, bias, y),
     }
 }
 
@@ -92,7 +115,7 @@ fn backward_data_by(way: Way, (rows, c, o): Extents, dy: &[f32], w: &[f32], dx: 
             super::linear_backward_data(rows, c, o, &round(&dy[..rows * o]), &round(&w[..o * c]), dx, add);
         }
         #[cfg(target_arch = "x86_64")]
-        Way::Native => product::backward_data((rows, c, o), dy, w, dx, add),
+        Way::Native(kernel) => product::backward_data(kernel, (rows, c, o), dy, w, dx, add),
     }
 }
 
@@ -103,7 +126,7 @@ fn backward_weight_by(way: Way, (rows, c, o): Extents, x: &[f32], dy: &[f32], dw
             super::linear_backward_weight(rows, c, o, &round(&x[..rows * c]), &round(&dy[..rows * o]), dw);
         }
         #[cfg(target_arch = "x86_64")]
-        Way::Native => weight::backward_weight((rows, c, o), x, dy, dw),
+        Way::Native(kernel) => weight::backward_weight(kernel, (rows, c, o), x, dy, dw),
     }
 }
 

@@ -4,7 +4,7 @@
 //! keep in step with the weights. The left operand is read where it lies.
 
 pub(crate) mod at;
-mod bf16;
+pub(crate) mod bf16;
 mod panels;
 #[cfg(target_arch = "x86_64")]
 mod squares;

@@ -18,20 +18,27 @@ fn axis(stride: usize, padding: usize, kernel: usize, len: usize) -> Axis {
     Axis { stride: 1, step: stride, classes: classes.collect() }
 }
 
-/// `dx` from `dy` and the weights, or added to `dx`.
-pub(super) fn run(level: Level, shape: &ConvShape, dy: &[f32], w: &[f32], dx: &mut [f32], add: bool) {
-    let sweep = Sweep {
+fn sweep(shape: &ConvShape) -> Sweep {
+    Sweep {
         n: shape.n,
         groups: shape.groups,
         from: Plane { h: shape.oh, w: shape.ow, c: shape.o },
         to: Plane { h: shape.h, w: shape.w, c: shape.c },
         down: axis(shape.stride[0], shape.padding[0], shape.kh, shape.h),
         across: axis(shape.stride[1], shape.padding[2], shape.kw, shape.w),
-    };
+    }
+}
+
+/// What fills a panel of a group.
+fn pack<'a>(
+    sweep: &Sweep,
+    shape: &ConvShape,
+    w: &'a [f32],
+) -> impl Fn(usize, usize, &mut [f32]) + Sync + use<'a> {
     let (o, taps) = (shape.o / shape.groups, shape.kh * shape.kw);
     let columns = Columns(shape.c / shape.groups);
     let order: Vec<usize> = sweep.order().iter().map(|&(i, j)| i * shape.kw + j).collect();
-    let pack = |group: usize, panel: usize, dst: &mut [f32]| {
+    move |group, panel, dst| {
         let (used, width) = (columns.used(panel), columns.width(panel));
         for i in 0..o {
             let w = &w[((group * o + i) * columns.0 + panel * PANEL) * taps..][..used * taps];
@@ -43,6 +50,18 @@ pub(super) fn run(level: Level, shape: &ConvShape, dy: &[f32], w: &[f32], dx: &m
                 row[used..].fill(0.0);
             }
         }
-    };
-    sweep.run(level, dy, pack, dx, add);
+    }
+}
+
+/// `dx` from `dy` and the weights, or added to `dx`.
+pub(super) fn run(level: Level, shape: &ConvShape, dy: &[f32], w: &[f32], dx: &mut [f32], add: bool) {
+    let sweep = sweep(shape);
+    sweep.run(level, dy, pack(&sweep, shape, w), dx, add);
+}
+
+/// As [`run`], with operands rounded to bf16.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn run_rounded(shape: &ConvShape, dy: &[f32], w: &[f32], dx: &mut [f32], add: bool) {
+    let sweep = sweep(shape);
+    sweep.run_rounded(dy, pack(&sweep, shape, w), dx, add);
 }

@@ -2,7 +2,7 @@
 //! batch.
 //!
 //! [`forward`] and [`data`] describe their pass as a [`sweep`], [`weight`] sums over pixels, [`depthwise`] has plain
-//! loops of its own. Convolutions of one tap are matrix products ([`single`]).
+//! loops of its own. Convolutions of one tap are matrix products ([`single`]). Those and [`tiled`] may round operands.
 
 mod cut;
 mod data;
@@ -14,15 +14,31 @@ mod single;
 mod sweep;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+mod tiled;
 mod weight;
 
 use super::shape::ConvShape;
+use crate::kernels::precision::Precision;
 use crate::kernels::simd::{Level, level};
 
+/// Whether a convolution of several taps is computed here from rounded operands.
+pub(crate) fn rounds(precision: Precision, shape: &ConvShape) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return tiled::suits(precision, shape);
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
 /// `y` from `x` and the weights.
-pub(crate) fn forward(shape: &ConvShape, x: &[f32], w: &[f32], y: &mut [f32]) {
+pub(crate) fn forward(precision: Precision, shape: &ConvShape, x: &[f32], w: &[f32], y: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if tiled::suits(precision, shape) {
+        check(shape, x.len(), w.len(), y.len());
+        return forward::run_rounded(shape, x, w, y);
+    }
     if single::suits(shape) {
-        single::forward(shape, x, w, y);
+        single::forward(precision, shape, x, w, y);
     } else if depthwise::suits(shape) {
         depthwise::forward(shape, x, w, y);
     } else {
@@ -31,9 +47,21 @@ pub(crate) fn forward(shape: &ConvShape, x: &[f32], w: &[f32], y: &mut [f32]) {
 }
 
 /// `dx` from `dy` and the weights, or added to `dx`.
-pub(crate) fn backward_data(shape: &ConvShape, dy: &[f32], w: &[f32], dx: &mut [f32], add: bool) {
+pub(crate) fn backward_data(
+    precision: Precision,
+    shape: &ConvShape,
+    dy: &[f32],
+    w: &[f32],
+    dx: &mut [f32],
+    add: bool,
+) {
+    #[cfg(target_arch = "x86_64")]
+    if tiled::suits(precision, shape) {
+        check(shape, dx.len(), w.len(), dy.len());
+        return data::run_rounded(shape, dy, w, dx, add);
+    }
     if single::suits(shape) {
-        single::backward_data(shape, dy, w, dx, add);
+        single::backward_data(precision, shape, dy, w, dx, add);
     } else if depthwise::suits(shape) {
         depthwise::backward_data(shape, dy, w, dx, add);
     } else {
@@ -42,9 +70,20 @@ pub(crate) fn backward_data(shape: &ConvShape, dy: &[f32], w: &[f32], dx: &mut [
 }
 
 /// `dw` from `x` and `dy`.
-pub(crate) fn backward_weight(shape: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32]) {
+pub(crate) fn backward_weight(
+    precision: Precision,
+    shape: &ConvShape,
+    x: &[f32],
+    dy: &[f32],
+    dw: &mut [f32],
+) {
+    #[cfg(target_arch = "x86_64")]
+    if tiled::suits(precision, shape) {
+        check(shape, x.len(), dw.len(), dy.len());
+        return tiled::backward_weight(shape, x, dy, dw);
+    }
     if single::suits(shape) {
-        single::backward_weight(shape, x, dy, dw);
+        single::backward_weight(precision, shape, x, dy, dw);
     } else if depthwise::suits(shape) {
         depthwise::backward_weight(shape, x, dy, dw);
     } else {

@@ -1,44 +1,59 @@
 //! Convolutions of one tap: matrix products over pixels, which are gathered first where the stride leaves some out.
 
 use crate::kernels::conv::shape::ConvShape;
-use crate::kernels::gemm::{UNITS, linear, linear_backward_data, linear_backward_weight};
+use crate::kernels::gemm::UNITS;
+use crate::kernels::gemm::at::{linear, linear_backward_data, linear_backward_weight};
 use crate::kernels::memory::Buffer;
 use crate::kernels::parallel::{self, Disjoint};
+use crate::kernels::precision::Precision;
 
 /// Whether the kernel is one tap that never meets padding.
 pub(super) fn suits(shape: &ConvShape) -> bool {
     shape.kh == 1 && shape.kw == 1 && shape.padding == [0; 4] && shape.groups == 1
 }
 
-/// Output pixels.
-fn rows(shape: &ConvShape) -> usize {
-    shape.n * shape.oh * shape.ow
+/// Output pixels, input and output channels.
+fn extents(shape: &ConvShape) -> (usize, usize, usize) {
+    (shape.n * shape.oh * shape.ow, shape.c, shape.o)
 }
 
 /// `y` from `x` and the weights.
-pub(super) fn forward(shape: &ConvShape, x: &[f32], w: &[f32], y: &mut [f32]) {
+pub(super) fn forward(precision: Precision, shape: &ConvShape, x: &[f32], w: &[f32], y: &mut [f32]) {
     if shape.is_pointwise() {
-        return linear(rows(shape), shape.c, shape.o, x, w, None, y);
+        return linear(precision, extents(shape), x, w, None, y);
     }
-    linear(rows(shape), shape.c, shape.o, &gather(shape, x), w, None, y);
+    linear(precision, extents(shape), &gather(shape, x), w, None, y);
 }
 
 /// `dx` from `dy` and the weights, or added to `dx`.
-pub(super) fn backward_data(shape: &ConvShape, dy: &[f32], w: &[f32], dx: &mut [f32], add: bool) {
+pub(super) fn backward_data(
+    precision: Precision,
+    shape: &ConvShape,
+    dy: &[f32],
+    w: &[f32],
+    dx: &mut [f32],
+    add: bool,
+) {
     if shape.is_pointwise() {
-        return linear_backward_data(rows(shape), shape.c, shape.o, dy, w, dx, add);
+        return linear_backward_data(precision, extents(shape), dy, w, dx, add);
     }
-    let mut taken = Buffer::new(rows(shape) * shape.c);
-    linear_backward_data(rows(shape), shape.c, shape.o, dy, w, &mut taken, false);
+    let mut taken = Buffer::new(shape.n * shape.oh * shape.ow * shape.c);
+    linear_backward_data(precision, extents(shape), dy, w, &mut taken, false);
     scatter(shape, &taken, dx, add);
 }
 
 /// `dw` from `x` and `dy`.
-pub(super) fn backward_weight(shape: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32]) {
+pub(super) fn backward_weight(
+    precision: Precision,
+    shape: &ConvShape,
+    x: &[f32],
+    dy: &[f32],
+    dw: &mut [f32],
+) {
     if shape.is_pointwise() {
-        return linear_backward_weight(rows(shape), shape.c, shape.o, x, dy, dw);
+        return linear_backward_weight(precision, extents(shape), x, dy, dw);
     }
-    linear_backward_weight(rows(shape), shape.c, shape.o, &gather(shape, x), dy, dw);
+    linear_backward_weight(precision, extents(shape), &gather(shape, x), dy, dw);
 }
 
 /// Rows of pixels (`count` in all) that one unit moves.
@@ -50,7 +65,7 @@ fn share(count: usize) -> usize {
 fn gather(shape: &ConvShape, x: &[f32]) -> Buffer {
     let &ConvShape { n, h, w, c, oh, ow, stride, .. } = shape;
     assert!(x.len() >= shape.inputs(), "convolution: operands too short");
-    let mut taken = Buffer::new(rows(shape) * c);
+    let mut taken = Buffer::new(n * oh * ow * c);
     let (out, share) = (Disjoint::new(&mut taken), share(n * oh));
     parallel::for_each((n * oh).div_ceil(share), |unit| {
         for row in (unit * share)..(n * oh).min((unit + 1) * share) {

@@ -79,49 +79,101 @@ fn products(shape: &ConvShape, mut f: impl FnMut(usize, usize, usize)) {
     }
 }
 
+/// A way to compute all passes.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    /// What the outer functions choose.
+    Chosen(Precision),
+    /// The general way at a level.
+    General(Level),
+}
+
+impl Way {
+    fn forward(self, shape: &ConvShape, x: &[f32], w: &[f32], y: &mut [f32]) {
+        match self {
+            Self::Chosen(precision) => forward(precision, shape, x, w, y),
+            Self::General(level) => forward_at(level, shape, x, w, y),
+        }
+    }
+
+    fn backward_data(self, shape: &ConvShape, dy: &[f32], w: &[f32], dx: &mut [f32], add: bool) {
+        match self {
+            Self::Chosen(precision) => backward_data(precision, shape, dy, w, dx, add),
+            Self::General(level) => backward_data_at(level, shape, dy, w, dx, add),
+        }
+    }
+
+    fn backward_weight(self, shape: &ConvShape, x: &[f32], dy: &[f32], dw: &mut [f32]) {
+        match self {
+            Self::Chosen(precision) => backward_weight(precision, shape, x, dy, dw),
+            Self::General(level) => backward_weight_at(level, shape, x, dy, dw),
+        }
+    }
+}
+
+/// Asserts that all passes of a case are those of plain loops. Operands are bf16 numbers, so that all ways round alike.
+fn assert_passes(case: &Case, ways: &[Way]) {
+    let shape = shape(case);
+    let noise = |len, seed| -> Vec<f32> {
+        noise(len, seed).iter().map(|v| f32::from_bits(v.to_bits() & 0xffff_0000)).collect()
+    };
+    let (x, w) = (noise(shape.inputs(), 1), noise(shape.weights(), 2));
+    let (dy, old) = (noise(shape.outputs(), 3), noise(shape.inputs(), 4));
+    let mut want_y = vec![0f64; shape.outputs()];
+    let mut want_dx = vec![0f64; x.len()];
+    let mut want_dw = vec![0f64; w.len()];
+    products(&shape, |i, j, k| {
+        want_y[k] += f64::from(x[i]) * f64::from(w[j]);
+        want_dx[i] += f64::from(dy[k]) * f64::from(w[j]);
+        want_dw[j] += f64::from(dy[k]) * f64::from(x[i]);
+    });
+    let sum: Vec<f64> = want_dx.iter().zip(&old).map(|(a, &b)| a + f64::from(b)).collect();
+    let taps = shape.kh * shape.kw;
+    let depth = (taps * shape.c / shape.groups, taps * shape.o / shape.groups, shape.outputs() / shape.o);
+    for way in ways {
+        let what = format!("{way:?} {case:?}");
+        let mut y = vec![f32::NAN; want_y.len()];
+        let mut dx = vec![f32::NAN; x.len()];
+        let mut added = old.clone();
+        let mut dw = vec![f32::NAN; w.len()];
+        way.forward(&shape, &x, &w, &mut y);
+        way.backward_data(&shape, &dy, &w, &mut dx, false);
+        way.backward_data(&shape, &dy, &w, &mut added, true);
+        way.backward_weight(&shape, &x, &dy, &mut dw);
+        assert_close(&y, &want_y, depth.0, &format!("{what} y"));
+        assert_close(&dx, &want_dx, depth.1, &format!("{what} dx"));
+        assert_close(&added, &sum, depth.1, &format!("{what} dx added"));
+        assert_close(&dw, &want_dw, depth.2, &format!("{what} dw"));
+    }
+}
+
 #[test]
 fn all_passes_match_plain_loops() {
+    let mut ways = [Precision::F32, Precision::Bf16].map(Way::Chosen).to_vec();
+    ways.extend(Level::available().into_iter().map(Way::General));
     for case in CASES {
-        let shape = shape(case);
-        let (x, w) = (noise(shape.inputs(), 1), noise(shape.weights(), 2));
-        let (dy, old) = (noise(shape.outputs(), 3), noise(shape.inputs(), 4));
-        let mut want_y = vec![0f64; shape.outputs()];
-        let mut want_dx = vec![0f64; x.len()];
-        let mut want_dw = vec![0f64; w.len()];
-        products(&shape, |i, j, k| {
-            want_y[k] += f64::from(x[i]) * f64::from(w[j]);
-            want_dx[i] += f64::from(dy[k]) * f64::from(w[j]);
-            want_dw[j] += f64::from(dy[k]) * f64::from(x[i]);
-        });
-        let sum: Vec<f64> = want_dx.iter().zip(&old).map(|(a, &b)| a + f64::from(b)).collect();
-        let taps = shape.kh * shape.kw;
-        let depth = (taps * shape.c / shape.groups, taps * shape.o / shape.groups, shape.outputs() / shape.o);
-        // The outer functions choose among all ways, the inner ones take the general way at a level.
-        for level in [None].into_iter().chain(Level::available().into_iter().map(Some)) {
-            let what = format!("{level:?} {case:?}");
-            let mut y = vec![f32::NAN; want_y.len()];
-            let mut dx = vec![f32::NAN; x.len()];
-            let mut added = old.clone();
-            let mut dw = vec![f32::NAN; w.len()];
-            match level {
-                None => {
-                    forward(&shape, &x, &w, &mut y);
-                    backward_data(&shape, &dy, &w, &mut dx, false);
-                    backward_data(&shape, &dy, &w, &mut added, true);
-                    backward_weight(&shape, &x, &dy, &mut dw);
-                }
-                Some(level) => {
-                    forward_at(level, &shape, &x, &w, &mut y);
-                    backward_data_at(level, &shape, &dy, &w, &mut dx, false);
-                    backward_data_at(level, &shape, &dy, &w, &mut added, true);
-                    backward_weight_at(level, &shape, &x, &dy, &mut dw);
-                }
-            }
-            assert_close(&y, &want_y, depth.0, &format!("{what} y"));
-            assert_close(&dx, &want_dx, depth.1, &format!("{what} dx"));
-            assert_close(&added, &sum, depth.1, &format!("{what} dx added"));
-            assert_close(&dw, &want_dw, depth.2, &format!("{what} dw"));
-        }
+        assert_passes(case, &ways);
+    }
+}
+
+/// Channels in groups of 32: all strides, uneven paddings, a stride beyond the kernel, rows longer than a tile, and maps
+/// of which several images make a unit.
+const ROUNDED: &[Case] = &[
+    ([2, 32, 8, 7], [32, 3, 3], [1, 1], [1; 4], 1),
+    ([3, 64, 9, 40], [96, 3, 3], [1, 1], [1; 4], 1),
+    ([2, 32, 40, 41], [64, 3, 3], [1, 1], [1, 0, 2, 1], 1),
+    ([2, 64, 12, 14], [32, 5, 4], [3, 2], [2, 1, 0, 3], 1),
+    ([5, 32, 9, 9], [64, 3, 3], [2, 2], [1; 4], 1),
+    ([1, 32, 10, 10], [32, 2, 2], [3, 3], [0; 4], 1),
+    ([2, 32, 1, 50], [32, 1, 8], [1, 4], [0, 0, 2, 2], 1),
+    ([2, 32, 6, 6], [32, 1, 1], [2, 1], [1, 0, 2, 1], 1),
+    ([1, 32, 1, 1], [32, 3, 3], [1, 1], [1; 4], 1),
+];
+
+#[test]
+fn rounded_passes_match_plain_loops() {
+    for case in ROUNDED {
+        assert_passes(case, &[Way::Chosen(Precision::Bf16)]);
     }
 }
 
@@ -133,17 +185,18 @@ fn results_do_not_depend_on_the_number_of_threads() {
         ([5, 3, 20, 21], [33, 7, 7], [2, 2], [3; 4], 1),
         ([5, 32, 14, 13], [32, 3, 3], [1, 1], [1; 4], 32),
         ([5, 24, 14, 13], [40, 1, 1], [2, 2], [0; 4], 1),
+        ([5, 32, 14, 13], [64, 3, 3], [1, 1], [1; 4], 1),
     ];
-    for case in cases {
+    for (case, precision) in cases.into_iter().flat_map(|c| [(c, Precision::F32), (c, Precision::Bf16)]) {
         let shape = shape(&case);
         let (x, w, dy) = (noise(shape.inputs(), 1), noise(shape.weights(), 2), noise(shape.outputs(), 3));
         let results = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| {
                 let mut out = [shape.outputs(), shape.inputs(), shape.weights()].map(|len| vec![0f32; len]);
-                forward(&shape, &x, &w, &mut out[0]);
-                backward_data(&shape, &dy, &w, &mut out[1], false);
-                backward_weight(&shape, &x, &dy, &mut out[2]);
+                forward(precision, &shape, &x, &w, &mut out[0]);
+                backward_data(precision, &shape, &dy, &w, &mut out[1], false);
+                backward_weight(precision, &shape, &x, &dy, &mut out[2]);
                 out
             })
         };

@@ -280,8 +280,8 @@ struct Part<'a> {
     extents: (usize, usize),
 }
 
-/// Adds the partial sums and puts them in the order of saved weights.
-fn add_up(shape: &ConvShape, partial: &[f32], sums: usize, dw: &mut [f32]) {
+/// Adds the partial sums, which lie as `[output][tap][input]`, and puts them in the order of saved weights.
+pub(super) fn add_up(shape: &ConvShape, partial: &[f32], sums: usize, dw: &mut [f32]) {
     let (taps, c, pitch) = (shape.kh * shape.kw, shape.c / shape.groups, pitch(shape));
     let row = taps * c;
     let share = shape.o.div_ceil(UNITS).max(1);

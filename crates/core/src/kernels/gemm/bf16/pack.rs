@@ -1,5 +1,5 @@
 //! Operands as bf16: pairs of steps of the depth in one word, the step before in the low half, zeros where the depth or
-//! the columns end.
+//! the columns end; the depth is filled up to whole vectors.
 //!
 //! Everything here needs AVX512-BF16, which the callers make sure of.
 
@@ -14,20 +14,20 @@ const AHEAD: usize = 4;
 const SOON: usize = 4 * LINE;
 
 /// `values` as words, for buffers that hold pairs.
-pub(super) fn words(values: &[f32]) -> &[u32] {
+pub(crate) fn words(values: &[f32]) -> &[u32] {
     // SAFETY: same size and alignment, and any bits are a value of both types.
     unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), values.len()) }
 }
 
 /// As [`words`], to be written.
-pub(super) fn words_mut(values: &mut [f32]) -> &mut [u32] {
+pub(crate) fn words_mut(values: &mut [f32]) -> &mut [u32] {
     // SAFETY: as above, and exclusive through `values`.
     unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), values.len()) }
 }
 
 /// Rows of `depth` elements, `pitch` apart, as rows of pairs, `to_pitch` apart; these are filled up to whole vectors.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub(super) fn rows(src: &[f32], pitch: usize, depth: usize, to: &mut [u32], to_pitch: usize) {
+pub(crate) fn rows(src: &[f32], pitch: usize, depth: usize, to: &mut [u32], to_pitch: usize) {
     for (src, to) in src.chunks(pitch).zip(to.chunks_mut(to_pitch)) {
         for (src, to) in src[..depth].chunks(2 * LINE).zip(to.as_chunks_mut::<LINE>().0) {
             store(pairs(src), to);
@@ -45,8 +45,6 @@ pub(super) fn transposed(
     (used, width): (usize, usize),
     to: &mut [u32],
 ) {
-    let low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-    let high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
     for half in (0..width).step_by(LINE) {
         let rows = used.saturating_sub(half).min(LINE);
         for first in (0..depth).step_by(2 * LINE) {
@@ -60,17 +58,63 @@ pub(super) fn transposed(
                     *block = pairs(&src[start..][..steps]);
                 }
             }
-            // Rows `i` and `i + 8` interleaved; four times over, this transposes.
-            for _ in 0..4 {
-                let from = block;
-                for i in 0..LINE / 2 {
-                    block[2 * i] = _mm512_permutex2var_epi32(from[i], low, from[i + 8]);
-                    block[2 * i + 1] = _mm512_permutex2var_epi32(from[i], high, from[i + 8]);
-                }
-            }
-            for (j, line) in block.iter().enumerate().take(steps.div_ceil(2)) {
+            transpose(&mut block);
+            for (j, line) in block.iter().enumerate() {
                 store(*line, &mut to[(first / 2 + j) * width + half..]);
             }
+        }
+    }
+}
+
+/// Columns `0..used` of rows `0..depth`, as rows of 16 pairs: of 16 columns one after the other, a line. Lines and groups
+/// of 16 pairs begin at the distances `apart`. `row` gives the columns of a row, or nothing for zeros.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(crate) fn turned<'a>(
+    row: impl Fn(usize) -> &'a [f32],
+    depth: usize,
+    used: usize,
+    to: &mut [u32],
+    apart: (usize, usize),
+) {
+    for (group, first) in (0..depth).step_by(2 * LINE).enumerate() {
+        let mut rows: [&[f32]; 2 * LINE] = [&[]; 2 * LINE];
+        for (step, rows) in (first..depth).zip(&mut rows) {
+            *rows = row(step);
+        }
+        for (line, at) in (0..used).step_by(LINE).enumerate() {
+            let mut block = [_mm512_setzero_si512(); LINE];
+            for (block, [low, high]) in block.iter_mut().zip(rows.as_chunks().0) {
+                *block = mixed(load(low, at), load(high, at));
+            }
+            transpose(&mut block);
+            let to = &mut to[line * apart.0 + group * apart.1..][..LINE * LINE];
+            for (block, to) in block.iter().zip(to.chunks_mut(LINE)) {
+                store(*block, to);
+            }
+        }
+    }
+}
+
+/// Two rows of whole vectors as a row of pairs; an empty one stands for zeros.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+pub(crate) fn side_by_side(low: &[f32], high: &[f32], to: &mut [u32]) {
+    for (i, to) in to.chunks_exact_mut(LINE).enumerate() {
+        store(mixed(load(low, i * LINE), load(high, i * LINE)), to);
+    }
+}
+
+/// 16 rows of 16 words, turned.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn transpose(block: &mut [__m512i; LINE]) {
+    let low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    let high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+    // Rows `i` and `i + 8` interleaved; four times over, this transposes.
+    for _ in 0..4 {
+        let from = *block;
+        for i in 0..LINE / 2 {
+            block[2 * i] = _mm512_permutex2var_epi32(from[i], low, from[i + 8]);
+            block[2 * i + 1] = _mm512_permutex2var_epi32(from[i], high, from[i + 8]);
         }
     }
 }
@@ -78,7 +122,7 @@ pub(super) fn transposed(
 /// Columns `0..used` of `depth` rows of `src`, `pitch` apart, in panels of `VECTORS` vectors, `to_pitch` apart: row `p`
 /// of a panel gets pair `p` of its columns. The last panel is as wide as its columns need in whole vectors.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-pub(super) fn columns<const VECTORS: usize>(
+pub(crate) fn columns<const VECTORS: usize>(
     src: &[f32],
     pitch: usize,
     depth: usize,
@@ -107,6 +151,11 @@ pub(super) fn columns<const VECTORS: usize>(
             let words = mixed(load(low, from), load(high, from));
             store(words, &mut to[full * to_pitch + pair * width + at..]);
         }
+    }
+    let pairs = depth.div_ceil(2);
+    for panel in 0..used.div_ceil(width) {
+        let width = width.min((used - panel * width).next_multiple_of(LINE));
+        to[panel * to_pitch + pairs * width..][..(pairs.next_multiple_of(LINE) - pairs) * width].fill(0);
     }
 }
 

@@ -3,47 +3,75 @@
 use std::ops::Range;
 
 use super::tile::{Next, Tile};
-use super::{Extents, pack};
+use super::{Extents, Kernel, amx, pack};
 use crate::kernels::gemm::{Columns, LINE, UNITS};
 use crate::kernels::memory::Buffer;
 use crate::kernels::parallel::{self, Disjoint, scratch};
 use crate::kernels::simd::{PANEL, TILE_ROWS};
 
-/// Rows of one unit, and the fewest worth one: a whole number of tiles.
-const BLOCK: (usize, usize) = (8 * TILE_ROWS, 4 * TILE_ROWS);
-/// Rows that become bf16 at a time.
-const CHUNK: usize = 4 * TILE_ROWS;
 /// Most rows for which a unit packs its own panels and takes all rows, and the fewest panels for it.
 const FEW: (usize, usize) = (512, 8);
 /// Pairs of the left operand that are read again for every panel: part of the second-level cache.
 const HELD: usize = 96 << 10;
-/// Fewest and most pairs of the depth of one pass. A panel of the right operand with the most is 64 KiB.
-const PASS: (usize, usize) = (8 * LINE, 32 * LINE);
+
+impl Kernel {
+    /// Rows that become bf16 at a time: whole tiles. A unit has one or two times as many.
+    fn chunk(self) -> usize {
+        match self {
+            Self::Avx512 => 4 * TILE_ROWS,
+            Self::Amx => 6 * LINE,
+        }
+    }
+
+    /// Fewest and most pairs of the depth of one pass. A panel of the right operand with the most is 64 KiB, or 32 where
+    /// it has to stay in the first-level cache.
+    fn pass(self) -> (usize, usize) {
+        match self {
+            Self::Avx512 => (8 * LINE, 32 * LINE),
+            Self::Amx => (8 * LINE, 16 * LINE),
+        }
+    }
+}
 
 /// `y = x w^T + bias`.
-pub(super) fn forward((rows, c, o): Extents, x: &[f32], w: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
+pub(super) fn forward(
+    kernel: Kernel,
+    (rows, c, o): Extents,
+    x: &[f32],
+    w: &[f32],
+    bias: Option<&[f32]>,
+    y: &mut [f32],
+) {
     let columns = Columns(o);
     let pack = |panel: usize, steps: Range<usize>, to: &mut [u32]| {
         let src = &w[panel * PANEL * c + steps.start..];
         // SAFETY: only called on machines with the instructions.
         unsafe { pack::transposed(src, c, steps.len(), (columns.used(panel), columns.width(panel)), to) };
     };
-    Product { rows, depth: c, columns, a: x, bias, add: false }.run(pack, y);
+    Product { kernel, rows, depth: c, columns, a: x, bias, add: false }.run(pack, y);
 }
 
 /// `dx = dy w`, or added to `dx`.
-pub(super) fn backward_data((rows, c, o): Extents, dy: &[f32], w: &[f32], dx: &mut [f32], add: bool) {
+pub(super) fn backward_data(
+    kernel: Kernel,
+    (rows, c, o): Extents,
+    dy: &[f32],
+    w: &[f32],
+    dx: &mut [f32],
+    add: bool,
+) {
     let columns = Columns(c);
     let pack = |panel: usize, steps: Range<usize>, to: &mut [u32]| {
         let src = &w[steps.start * c + panel * PANEL..];
         // SAFETY: only called on machines with the instructions.
         unsafe { pack::columns::<2>(src, c, steps.len(), columns.used(panel), to, 0) };
     };
-    Product { rows, depth: o, columns, a: dy, bias: None, add }.run(pack, dx);
+    Product { kernel, rows, depth: o, columns, a: dy, bias: None, add }.run(pack, dx);
 }
 
 /// `y = a b + bias` or `y (+)= a b` with `a` `[rows, depth]` and a right operand of `columns`.
 struct Product<'a> {
+    kernel: Kernel,
     rows: usize,
     depth: usize,
     columns: Columns,
@@ -81,14 +109,16 @@ impl Product<'_> {
         }
     }
 
+    /// Pairs of the depth, up to whole vectors: what is beyond the depth is zero.
     fn pairs(&self) -> usize {
-        self.depth.div_ceil(2)
+        self.depth.div_ceil(2).next_multiple_of(LINE)
     }
 
     /// Pairs of one pass where `rows` are held, a number of whole vectors, and the distance of the rows: an odd number
     /// of cache lines, so that the rows of a tile do not push each other out.
     fn pass(&self, rows: usize) -> (usize, usize) {
-        let most = (HELD / rows.max(1)).clamp(PASS.0, PASS.1);
+        let (fewest, most) = self.kernel.pass();
+        let most = (HELD / rows.max(1)).clamp(fewest, most);
         let passes = self.pairs().div_ceil(most).max(1);
         let pass = self.pairs().div_ceil(passes).next_multiple_of(LINE).max(LINE);
         (pass, pass | LINE)
@@ -110,12 +140,13 @@ impl Product<'_> {
     fn few(&self, pack: &(impl Fn(usize, Range<usize>, &mut [u32]) + Sync), out: &Disjoint) {
         let &Self { rows, columns, .. } = self;
         let (pass, pitch) = self.pass(rows);
-        let (passes, chunks) = (self.pairs().div_ceil(pass), rows.div_ceil(CHUNK));
+        let chunk = self.kernel.chunk();
+        let (passes, chunks) = (self.pairs().div_ceil(pass), rows.div_ceil(chunk));
         let mut left = Buffer::new(passes * rows * pitch);
         let parts = Disjoint::new(&mut left);
         parallel::for_each(passes * chunks, |part| {
-            let (pass_at, first) = (part / chunks, part % chunks * CHUNK);
-            let taken = first..rows.min(first + CHUNK);
+            let (pass_at, first) = (part / chunks, part % chunks * chunk);
+            let taken = first..rows.min(first + chunk);
             // SAFETY: parts do not overlap.
             let to = unsafe { parts.slice((pass_at * rows + first) * pitch, taken.len() * pitch) };
             self.pack_left(taken, self.steps(pass_at * pass, pass), pack::words_mut(to), pitch);
@@ -144,7 +175,8 @@ impl Product<'_> {
     /// A unit takes a block of rows, which it makes bf16, and some panels; these are packed once.
     fn many(&self, pack: &(impl Fn(usize, Range<usize>, &mut [u32]) + Sync), out: &Disjoint) {
         let &Self { rows, depth, columns, .. } = self;
-        let (pairs, (pass, pitch)) = (self.pairs(), self.pass(CHUNK));
+        let chunk = self.kernel.chunk();
+        let (pairs, (pass, pitch)) = (self.pairs(), self.pass(chunk));
         let mut right = Buffer::new(pairs * columns.padded());
         let parts = Disjoint::new(&mut right);
         parallel::for_each(columns.panels(), |panel| {
@@ -153,10 +185,8 @@ impl Product<'_> {
             pack(panel, 0..depth, pack::words_mut(to));
         });
         let right = pack::words(&right);
-        let mut block = BLOCK.0;
-        while block > BLOCK.1 && rows.div_ceil(block) * columns.panels() < UNITS {
-            block /= 2;
-        }
+        let few = rows.div_ceil(2 * chunk) * columns.panels() < UNITS;
+        let block = if few { chunk } else { 2 * chunk };
         let blocks = rows.div_ceil(block);
         let group =
             columns.panels().div_ceil(UNITS.div_ceil(blocks.max(1)).min(columns.panels()).max(1)).max(1);
@@ -164,10 +194,10 @@ impl Product<'_> {
         parallel::for_each(blocks * groups, |unit| {
             let (start, end) = (unit / groups * block, rows.min((unit / groups + 1) * block));
             let panels = (unit % groups * group)..columns.panels().min((unit % groups + 1) * group);
-            scratch(CHUNK * pitch, 0, |a, _| {
+            scratch(chunk * pitch, 0, |a, _| {
                 let a = pack::words_mut(a);
-                for first in (start..end).step_by(CHUNK) {
-                    let taken = first..end.min(first + CHUNK);
+                for first in (start..end).step_by(chunk) {
+                    let taken = first..end.min(first + chunk);
                     let a = &mut a[..taken.len() * pitch];
                     // The rows that follow, if they are all there is to the next chunk.
                     let soon = if pairs <= pass { taken.len() * depth } else { 0 };
@@ -194,8 +224,8 @@ impl Product<'_> {
     unsafe fn panel(&self, rows: Range<usize>, panel: usize, pass: &Pass, next: &mut Next, out: &Disjoint) {
         let (pitch, used) = (self.columns.0, self.columns.used(panel));
         assert!(
-            pass.a.len() >= (rows.len() - 1) * pass.pitch + pass.pairs
-                && pass.b.len() >= pass.pairs * self.columns.width(panel),
+            pass.a.len() >= (rows.len() - 1) * pass.pitch + pass.pairs.next_multiple_of(LINE)
+                && pass.b.len() >= pass.pairs.next_multiple_of(LINE) * self.columns.width(panel),
             "matrix product: packed operands too short"
         );
         // SAFETY: the caller's promise; the last row ends with the panel.
@@ -205,13 +235,37 @@ impl Product<'_> {
             None if pass.first && !self.add => (std::ptr::null(), 0),
             _ => (c.cast_const(), pitch),
         };
+        let (a, b) = (pass.a.as_ptr(), pass.b.as_ptr());
+        if self.kernel == Kernel::Amx {
+            let block = amx::Block {
+                a,
+                a_row: pass.pitch,
+                a_step: LINE,
+                a_block: LINE * pass.pitch,
+                b,
+                b_row: self.columns.width(panel),
+                taps: &[0],
+                groups: pass.pairs.div_ceil(LINE),
+                c,
+                c_row: pitch,
+                c_block: LINE * pitch,
+                d,
+                d_row,
+                d_block: LINE * d_row,
+                columns: used,
+            };
+            // SAFETY: as below.
+            unsafe { amx::Registers::new().multiply_rows(block, rows.len()) };
+            return;
+        }
         let (next, next_step) = next.take(rows.len(), pass.pairs);
+        let pairs = pass.pairs;
         let tile = Tile {
-            a: pass.a.as_ptr(),
+            a,
             a_row: pass.pitch,
             a_step: 1,
-            b: pass.b.as_ptr(),
-            pairs: pass.pairs,
+            b,
+            pairs,
             c,
             c_row: pitch,
             d,

@@ -3,8 +3,9 @@ use super::*;
 
 /// Every way that this machine can go.
 fn ways() -> Vec<Way> {
-    let mut ways = vec![Way::Rounded, Way::best()];
-    ways.dedup();
+    let mut ways = vec![Way::Rounded];
+    #[cfg(target_arch = "x86_64")]
+    ways.extend(Kernel::ALL.into_iter().filter(|kernel| kernel.available()).map(Way::Native));
     ways
 }
 

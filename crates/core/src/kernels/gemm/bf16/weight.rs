@@ -3,23 +3,36 @@
 use std::ops::Range;
 
 use super::tile::{Next, Tile};
-use super::{Extents, pack};
+use super::{Extents, Kernel, amx, pack};
 use crate::kernels::gemm::{Columns, LINE, UNITS};
 use crate::kernels::memory::Buffer;
 use crate::kernels::parallel::{self, Disjoint, scratch};
 use crate::kernels::simd::{PANEL, vectorized};
 
-/// Rows of one pass, an even number: a panel of each operand stays in the first-level cache.
-const DEPTH: usize = 256;
-/// Words of a line of outputs and of a panel of inputs: an odd number of cache lines, so that what is packed side by
-/// side does not push each other out.
-const PITCH: (usize, usize) = (DEPTH / 2 * LINE + LINE, DEPTH / 2 * PANEL + LINE);
 /// Largest extents of the part of `dw` that one unit makes (outputs, inputs), whole panels.
 const PART: (usize, usize) = (256, 256);
 /// Fewest rows worth a partial sum of their own.
 const FEWEST: usize = 512;
 /// Largest memory of the partial sums, in elements.
 const PARTIALS: usize = 4 << 20;
+
+impl Kernel {
+    /// Rows of one pass, a number of whole vectors of pairs: a panel of each operand stays in the first-level cache, or
+    /// all of them in the second, where loading and storing the sums is what takes the time.
+    fn depth(self) -> usize {
+        match self {
+            Self::Avx512 => 256,
+            Self::Amx => 512,
+        }
+    }
+
+    /// Words from one line of outputs and one panel of inputs to the next: an odd number of cache lines, so that what is
+    /// packed side by side does not push each other out.
+    fn pitch(self) -> (usize, usize) {
+        let pairs = self.depth() / 2;
+        (pairs * LINE + LINE, pairs * PANEL + LINE)
+    }
+}
 
 /// Parts along the outputs and inputs, and their extents; groups of rows, and their extent.
 #[derive(Debug, Clone, Copy)]
@@ -46,7 +59,13 @@ impl Cut {
     }
 }
 
-pub(super) fn backward_weight((rows, c, o): Extents, x: &[f32], dy: &[f32], dw: &mut [f32]) {
+pub(super) fn backward_weight(
+    kernel: Kernel,
+    (rows, c, o): Extents,
+    x: &[f32],
+    dy: &[f32],
+    dw: &mut [f32],
+) {
     assert!(
         x.len() >= rows * c && dy.len() >= rows * o && dw.len() >= o * c,
         "matrix product: operands too short"
@@ -59,6 +78,7 @@ pub(super) fn backward_weight((rows, c, o): Extents, x: &[f32], dy: &[f32], dw: 
         let (group, part) = (unit / (cut.parts.0 * cut.parts.1), unit % (cut.parts.0 * cut.parts.1));
         let (output, input) = (part / cut.parts.1 * cut.part.0, part % cut.parts.1 * cut.part.1);
         let part = Part {
+            kernel,
             extents: (c, o),
             outputs: output..o.min(output + cut.part.0),
             inputs: input..c.min(input + cut.part.1),
@@ -80,6 +100,7 @@ pub(super) fn backward_weight((rows, c, o): Extents, x: &[f32], dy: &[f32], dw: 
 
 /// Some outputs and inputs of `dw`, over the rows `taken` of the operands.
 struct Part {
+    kernel: Kernel,
     extents: (usize, usize),
     outputs: Range<usize>,
     inputs: Range<usize>,
@@ -89,7 +110,7 @@ struct Part {
 impl Part {
     /// Writes this part of the matrix that begins at `start` of `out`.
     fn sum(&self, x: &[f32], dy: &[f32], out: &Disjoint, start: usize) {
-        let Self { extents: (c, o), outputs, inputs, taken } = self;
+        let Self { kernel, extents: (c, o), outputs, inputs, taken } = self;
         let (columns, lines) = (Columns(inputs.len()), outputs.len().div_ceil(LINE));
         if taken.is_empty() {
             for row in outputs.clone() {
@@ -97,54 +118,100 @@ impl Part {
                 unsafe { out.slice(start + row * c + inputs.start, inputs.len()) }.fill(0.0);
             }
         }
-        scratch(lines * PITCH.0, columns.panels() * PITCH.1, |a, b| {
+        let (most, pitch) = (kernel.depth(), kernel.pitch());
+        scratch(lines * pitch.0, columns.panels() * pitch.1, |a, b| {
             let (a, b) = (pack::words_mut(a), pack::words_mut(b));
-            for row in taken.clone().step_by(DEPTH) {
-                let depth = DEPTH.min(taken.end - row);
+            for row in taken.clone().step_by(most) {
+                let depth = most.min(taken.end - row);
                 // SAFETY: only called on machines with the instructions.
                 unsafe {
                     let dy = &dy[row * o + outputs.start..];
-                    pack::columns::<1>(dy, *o, depth, outputs.len(), a, PITCH.0);
+                    match kernel {
+                        Kernel::Avx512 => pack::columns::<1>(dy, *o, depth, outputs.len(), a, pitch.0),
+                        Kernel::Amx => {
+                            let row = |step: usize| &dy[step * o..][..outputs.len()];
+                            pack::turned(row, depth, outputs.len(), a, (pitch.0, LINE * LINE));
+                        }
+                    }
                     let x = &x[row * c + inputs.start..];
-                    pack::columns::<2>(x, *c, depth, inputs.len(), b, PITCH.1);
+                    pack::columns::<2>(x, *c, depth, inputs.len(), b, pitch.1);
                 }
                 // What comes next lies in one piece if the rows are taken whole.
                 let soon = |extent: &Range<usize>, pitch: usize| {
-                    if extent.len() == pitch { DEPTH.min(taken.end - row - depth) * pitch } else { 0 }
+                    if extent.len() == pitch { most.min(taken.end - row - depth) * pitch } else { 0 }
                 };
                 let mut next_dy = Next::new(dy, (row + depth) * o, soon(outputs, *o));
                 let mut next_x = Next::new(x, (row + depth) * c, soon(inputs, *c));
                 for panel in 0..columns.panels() {
-                    let used = columns.used(panel);
-                    for line in 0..lines {
-                        let height = LINE.min(outputs.len() - line * LINE);
-                        let place = start + (outputs.start + line * LINE) * c + inputs.start + panel * PANEL;
-                        // SAFETY: as above.
-                        let part = unsafe { out.pointer(place, (height - 1) * c + used) };
-                        let pairs = depth.div_ceil(2);
-                        let next = if next_dy.is_empty() { &mut next_x } else { &mut next_dy };
-                        let (next, next_step) = next.take(height, pairs);
-                        let tile = Tile {
-                            a: a[line * PITCH.0..].as_ptr(),
-                            a_row: 1,
-                            a_step: LINE,
-                            b: b[panel * PITCH.1..].as_ptr(),
-                            pairs,
-                            c: part,
-                            c_row: *c,
-                            d: if row > taken.start { part.cast_const() } else { std::ptr::null() },
-                            d_row: *c,
-                            columns: used,
-                            next,
-                            next_step,
-                        };
-                        // SAFETY: only called on machines with the instructions; both operands were packed with these
-                        // extents, and the part of the sums is the unit's own.
-                        unsafe { tile.run(height) };
-                    }
+                    let next = if next_dy.is_empty() { &mut next_x } else { &mut next_dy };
+                    let b = &b[panel * pitch.1..];
+                    self.multiply((a, b), depth, panel, row > taken.start, next, (out, start));
                 }
             }
         });
+    }
+
+    /// The product of packed operands of `depth` rows for the inputs of one panel, written or added.
+    fn multiply(
+        &self,
+        (a, b): (&[u32], &[u32]),
+        depth: usize,
+        panel: usize,
+        add: bool,
+        next: &mut Next,
+        (out, start): (&Disjoint, usize),
+    ) {
+        let Self { kernel, extents: (c, _), outputs, inputs, .. } = self;
+        let (used, pitch) = (Columns(inputs.len()).used(panel), kernel.pitch());
+        let pairs = depth.div_ceil(2);
+        let place = start + outputs.start * c + inputs.start + panel * PANEL;
+        // SAFETY: this part of this group's sums belongs to the unit.
+        let sums = unsafe { out.pointer(place, (outputs.len() - 1) * c + used) };
+        let added = |sums: *mut f32| if add { sums.cast_const() } else { std::ptr::null() };
+        if *kernel == Kernel::Amx {
+            let block = amx::Block {
+                a: a.as_ptr(),
+                a_row: LINE,
+                a_step: LINE * LINE,
+                a_block: pitch.0,
+                b: b.as_ptr(),
+                b_row: Columns(inputs.len()).width(panel),
+                taps: &[0],
+                groups: pairs.div_ceil(LINE),
+                c: sums,
+                c_row: *c,
+                c_block: LINE * c,
+                d: added(sums),
+                d_row: *c,
+                d_block: LINE * c,
+                columns: used,
+            };
+            // SAFETY: as below.
+            unsafe { amx::Registers::new().multiply_rows(block, outputs.len()) };
+            return;
+        }
+        for (line, first) in (0..outputs.len()).step_by(LINE).enumerate() {
+            let height = LINE.min(outputs.len() - first);
+            let sums = sums.wrapping_add(first * c);
+            let (next, next_step) = next.take(height, pairs);
+            let tile = Tile {
+                a: a[line * pitch.0..].as_ptr(),
+                a_row: 1,
+                a_step: LINE,
+                b: b.as_ptr(),
+                pairs,
+                c: sums,
+                c_row: *c,
+                d: added(sums),
+                d_row: *c,
+                columns: used,
+                next,
+                next_step,
+            };
+            // SAFETY: only called on machines with the instructions; both operands were packed with these extents, and
+            // the part of the sums is the unit's own.
+            unsafe { tile.run(height) };
+        }
     }
 }
 
