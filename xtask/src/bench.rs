@@ -19,7 +19,7 @@ pub struct Arguments {
     /// Samples in a unit of work, instead of the case's own.
     #[arg(long)]
     batch: Option<usize>,
-    /// How our side rounds: f32, f32-exact or bf16.
+    /// How our side rounds: f32, f32-exact, bf16 or bf16x3.
     #[arg(long, default_value = "f32", value_parser = |name: &str| name.parse::<Precision>())]
     precision: Precision,
     /// Measured repeats; the median counts.

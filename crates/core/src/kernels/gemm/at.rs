@@ -1,6 +1,7 @@
 //! The products at a precision.
 
-use super::{Extents, bf16};
+use super::Extents;
+use super::bf16::{self, Way};
 use crate::kernels::precision::Precision;
 
 /// `y = x w^T + bias` for so many rows, inputs and outputs.
@@ -12,9 +13,9 @@ pub(crate) fn linear(
     bias: Option<&[f32]>,
     y: &mut [f32],
 ) {
-    match precision {
-        Precision::Bf16 => bf16::linear(rows, c, o, x, w, bias, y),
-        Precision::F32 | Precision::F32Exact => super::linear(rows, c, o, x, w, bias, y),
+    match Way::of(precision) {
+        Some(way) => bf16::linear(way, (rows, c, o), x, w, bias, y),
+        None => super::linear(rows, c, o, x, w, bias, y),
     }
 }
 
@@ -27,9 +28,9 @@ pub(crate) fn linear_backward_data(
     dx: &mut [f32],
     add: bool,
 ) {
-    match precision {
-        Precision::Bf16 => bf16::linear_backward_data(rows, c, o, dy, w, dx, add),
-        Precision::F32 | Precision::F32Exact => super::linear_backward_data(rows, c, o, dy, w, dx, add),
+    match Way::of(precision) {
+        Some(way) => bf16::backward_data(way, (rows, c, o), dy, w, dx, add),
+        None => super::linear_backward_data(rows, c, o, dy, w, dx, add),
     }
 }
 
@@ -41,8 +42,8 @@ pub(crate) fn linear_backward_weight(
     dy: &[f32],
     dw: &mut [f32],
 ) {
-    match precision {
-        Precision::Bf16 => bf16::linear_backward_weight(rows, c, o, x, dy, dw),
-        Precision::F32 | Precision::F32Exact => super::linear_backward_weight(rows, c, o, x, dy, dw),
+    match Way::of(precision) {
+        Some(way) => bf16::backward_weight(way, (rows, c, o), x, dy, dw),
+        None => super::linear_backward_weight(rows, c, o, x, dy, dw),
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Processors with AMX multiply tiles of such numbers; those with AVX512-BF16 multiply two pairs in the place of one
 //! 32-bit pair. All others round the operands and multiply them as 32-bit numbers, which is exact: all ways give the same
-//! values but for the order of the sums. Rounding is to the nearest, ties to even; what is below the smallest normal number counts as zero (as
+//! values but for the order of the sums. With AMX an operand may also be the sum of two such numbers, 16 bits of it: three
+//! products take the place of one. Rounding is to the nearest, ties to even; what is below the smallest normal number counts as zero (as
 //! the instructions have it), infinities and NaN stay.
 
 #[cfg(target_arch = "x86_64")]
@@ -21,11 +22,12 @@ mod weight;
 use super::Extents;
 use crate::kernels::memory::Buffer;
 use crate::kernels::parallel::{self, Disjoint};
+use crate::kernels::precision::Precision;
 use crate::kernels::simd::vectorized;
 
 /// How products are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+pub(crate) enum Way {
     /// As 32-bit products of rounded operands.
     Rounded,
     /// With the instructions for bf16.
@@ -36,18 +38,17 @@ enum Way {
 /// The instructions for bf16.
 #[cfg(target_arch = "x86_64")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kernel {
+pub(crate) enum Kernel {
     /// Products of vectors.
     Avx512,
     /// Products of tiles.
     Amx,
+    /// Products of tiles, three in the place of one: operands are sums of two bf16 numbers.
+    AmxSplit,
 }
 
 #[cfg(target_arch = "x86_64")]
 impl Kernel {
-    /// All, the best first.
-    const ALL: [Self; 2] = [Self::Amx, Self::Avx512];
-
     /// Whether this machine has the instructions.
     fn available(self) -> bool {
         is_x86_feature_detected!("avx512bf16")
@@ -55,51 +56,43 @@ impl Kernel {
             && is_x86_feature_detected!("avx512bw")
             && (self == Self::Avx512 || amx::available())
     }
+
+    /// bf16 numbers of which an operand is the sum.
+    fn parts(self) -> usize {
+        if self == Self::AmxSplit { 2 } else { 1 }
+    }
 }
 
 impl Way {
-    /// The best way on this machine.
-    fn best() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        if let Some(kernel) = Kernel::ALL.into_iter().find(|kernel| kernel.available()) {
-            return Self::Native(kernel);
+    /// The best way on this machine for a precision; none where operands are not rounded.
+    pub(crate) fn of(precision: Precision) -> Option<Self> {
+        match precision {
+            Precision::F32 | Precision::F32Exact => None,
+            #[cfg(target_arch = "x86_64")]
+            Precision::Bf16 => [Kernel::Amx, Kernel::Avx512]
+                .into_iter()
+                .find(|kernel| kernel.available())
+                .map(Self::Native)
+                .or(Some(Self::Rounded)),
+            #[cfg(target_arch = "x86_64")]
+            Precision::Bf16x3 => Kernel::AmxSplit.available().then_some(Self::Native(Kernel::AmxSplit)),
+            #[cfg(not(target_arch = "x86_64"))]
+            Precision::Bf16 => Some(Self::Rounded),
+            #[cfg(not(target_arch = "x86_64"))]
+            Precision::Bf16x3 => None,
         }
-        Self::Rounded
     }
 }
 
 /// `y = x w^T + bias`; the bias is not rounded.
 pub(crate) fn linear(
-    rows: usize,
-    c: usize,
-    o: usize,
+    way: Way,
+    (rows, c, o): Extents,
     x: &[f32],
     w: &[f32],
     bias: Option<&[f32]>,
     y: &mut [f32],
 ) {
-    linear_by(Way::best(), (rows, c, o), x, w, bias, y);
-}
-
-/// `dx = dy w`, or added to `dx`, which is not rounded.
-pub(crate) fn linear_backward_data(
-    rows: usize,
-    c: usize,
-    o: usize,
-    dy: &[f32],
-    w: &[f32],
-    dx: &mut [f32],
-    add: bool,
-) {
-    backward_data_by(Way::best(), (rows, c, o), dy, w, dx, add);
-}
-
-/// `dw = dy^T x`.
-pub(crate) fn linear_backward_weight(rows: usize, c: usize, o: usize, x: &[f32], dy: &[f32], dw: &mut [f32]) {
-    backward_weight_by(Way::best(), (rows, c, o), x, dy, dw);
-}
-
-fn linear_by(way: Way, (rows, c, o): Extents, x: &[f32], w: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
     assert!(x.len() >= rows * c && w.len() >= o * c, "matrix product: operands too short");
     match way {
         Way::Rounded => super::linear(rows, c, o, &round(&x[..rows * c]), &round(&w[..o * c]), bias, y),
@@ -108,7 +101,15 @@ fn linear_by(way: Way, (rows, c, o): Extents, x: &[f32], w: &[f32], bias: Option
     }
 }
 
-fn backward_data_by(way: Way, (rows, c, o): Extents, dy: &[f32], w: &[f32], dx: &mut [f32], add: bool) {
+/// `dx = dy w`, or added to `dx`, which is not rounded.
+pub(crate) fn backward_data(
+    way: Way,
+    (rows, c, o): Extents,
+    dy: &[f32],
+    w: &[f32],
+    dx: &mut [f32],
+    add: bool,
+) {
     assert!(dy.len() >= rows * o && w.len() >= o * c, "matrix product: operands too short");
     match way {
         Way::Rounded => {
@@ -119,7 +120,8 @@ fn backward_data_by(way: Way, (rows, c, o): Extents, dy: &[f32], w: &[f32], dx: 
     }
 }
 
-fn backward_weight_by(way: Way, (rows, c, o): Extents, x: &[f32], dy: &[f32], dw: &mut [f32]) {
+/// `dw = dy^T x`.
+pub(crate) fn backward_weight(way: Way, (rows, c, o): Extents, x: &[f32], dy: &[f32], dw: &mut [f32]) {
     assert!(x.len() >= rows * c && dy.len() >= rows * o, "matrix product: operands too short");
     match way {
         Way::Rounded => {

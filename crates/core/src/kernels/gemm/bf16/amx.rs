@@ -57,6 +57,9 @@ pub(crate) struct Block<'a> {
     /// First pair of B, whose rows lie `b_row` apart.
     pub b: *const u32,
     pub b_row: usize,
+    /// Distance from a tile of A to what rounding has cut off of it, if operands have two parts; in B that is what the
+    /// next 16 rows are.
+    pub lost: Option<usize>,
     /// The depth: so many groups of 16 pairs from each of these places of A on. Rows of B go on from one to the next.
     pub taps: &'a [usize],
     pub groups: usize,
@@ -99,11 +102,15 @@ impl Registers {
                 (self.heights, self.columns) = (heights, block.columns);
                 Shapes::new(heights, block.columns).load();
             }
-            match (heights[1] > 0, block.columns > LINE) {
-                (true, true) => multiply::<2, 2>(block),
-                (true, false) => multiply::<2, 1>(block),
-                (false, true) => multiply::<1, 2>(block),
-                (false, false) => multiply::<1, 1>(block),
+            match (heights[1] > 0, block.columns > LINE, block.lost.is_some()) {
+                (true, true, false) => multiply::<2, 2, 1>(block),
+                (true, false, false) => multiply::<2, 1, 1>(block),
+                (false, true, false) => multiply::<1, 2, 1>(block),
+                (false, false, false) => multiply::<1, 1, 1>(block),
+                (true, true, true) => multiply::<2, 2, 2>(block),
+                (true, false, true) => multiply::<2, 1, 2>(block),
+                (false, true, true) => multiply::<1, 2, 2>(block),
+                (false, false, true) => multiply::<1, 1, 2>(block),
             }
         }
     }
@@ -189,7 +196,10 @@ macro_rules! store {
 
 macro_rules! add_product {
     ($sums:literal, $a:literal, $b:literal) => {
-        asm!(concat!("tdpbf16ps tmm", $sums, ", tmm", $a, ", tmm", $b), options(nomem, nostack, preserves_flags))
+        asm!(
+            concat!("tdpbf16ps tmm", $sums, ", tmm", $a, ", tmm", $b),
+            options(nomem, nostack, preserves_flags)
+        )
     };
 }
 
@@ -204,11 +214,40 @@ macro_rules! begin {
     };
 }
 
-/// Sums of `ROWS` by `COLUMNS` registers.
+/// Loads one or two tiles of B.
+macro_rules! load_b {
+    ($b:expr, $pitch:ident) => {
+        load!(6, $b, $pitch);
+        if COLUMNS == 2 {
+            load!(7, $b.add(LINE), $pitch);
+        }
+    };
+}
+
+/// Adds the products of one or two tiles of A, which it loads, with those of B.
+macro_rules! add_products {
+    ($a:expr, $t:ident, $pitch:ident) => {
+        load!(4, $a, $pitch);
+        add_product!(0, 4, 6);
+        if COLUMNS == 2 {
+            add_product!(1, 4, 7);
+        }
+        if ROWS == 2 {
+            load!(5, $a.add($t.a_block), $pitch);
+            add_product!(2, 5, 6);
+        }
+        if ROWS == 2 && COLUMNS == 2 {
+            add_product!(3, 5, 7);
+        }
+    };
+}
+
+/// Sums of `ROWS` by `COLUMNS` registers, of operands of so many parts. What rounding has cut off of both is too small to
+/// be multiplied.
 ///
 /// # Safety
 /// As for [`Registers::multiply`], and the registers have these shapes.
-unsafe fn multiply<const ROWS: usize, const COLUMNS: usize>(t: &Block<'_>) {
+unsafe fn multiply<const ROWS: usize, const COLUMNS: usize, const PARTS: usize>(t: &Block<'_>) {
     // SAFETY: by the caller's promise. The instructions touch what the shapes name and no more.
     unsafe {
         begin!(0, t, 0, 0);
@@ -226,22 +265,15 @@ unsafe fn multiply<const ROWS: usize, const COLUMNS: usize>(t: &Block<'_>) {
         for tap in t.taps {
             let mut a = t.a.add(*tap);
             for _ in 0..t.groups {
-                load!(6, b, b_pitch);
-                load!(4, a, a_pitch);
-                add_product!(0, 4, 6);
-                if COLUMNS == 2 {
-                    load!(7, b.add(LINE), b_pitch);
-                    add_product!(1, 4, 7);
-                }
-                if ROWS == 2 {
-                    load!(5, a.add(t.a_block), a_pitch);
-                    add_product!(2, 5, 6);
-                }
-                if ROWS == 2 && COLUMNS == 2 {
-                    add_product!(3, 5, 7);
+                load_b!(b, b_pitch);
+                add_products!(a, t, a_pitch);
+                if PARTS == 2 {
+                    add_products!(a.add(t.lost.unwrap_or_default()), t, a_pitch);
+                    load_b!(b.add(LINE * t.b_row), b_pitch);
+                    add_products!(a, t, a_pitch);
                 }
                 a = a.wrapping_add(t.a_step);
-                b = b.wrapping_add(LINE * t.b_row);
+                b = b.wrapping_add(PARTS * LINE * t.b_row);
             }
         }
         let c_pitch = 4 * t.c_row;

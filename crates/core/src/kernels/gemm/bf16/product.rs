@@ -19,7 +19,7 @@ impl Kernel {
     fn chunk(self) -> usize {
         match self {
             Self::Avx512 => 4 * TILE_ROWS,
-            Self::Amx => 6 * LINE,
+            Self::Amx | Self::AmxSplit => 6 * LINE,
         }
     }
 
@@ -29,6 +29,7 @@ impl Kernel {
         match self {
             Self::Avx512 => (8 * LINE, 32 * LINE),
             Self::Amx => (8 * LINE, 16 * LINE),
+            Self::AmxSplit => (8 * LINE, 8 * LINE),
         }
     }
 }
@@ -46,7 +47,13 @@ pub(super) fn forward(
     let pack = |panel: usize, steps: Range<usize>, to: &mut [u32]| {
         let src = &w[panel * PANEL * c + steps.start..];
         // SAFETY: only called on machines with the instructions.
-        unsafe { pack::transposed(src, c, steps.len(), (columns.used(panel), columns.width(panel)), to) };
+        unsafe {
+            let width = (columns.used(panel), columns.width(panel));
+            match kernel.parts() {
+                1 => pack::transposed::<1>(src, c, steps.len(), width, to),
+                _ => pack::transposed::<2>(src, c, steps.len(), width, to),
+            }
+        }
     };
     Product { kernel, rows, depth: c, columns, a: x, bias, add: false }.run(pack, y);
 }
@@ -64,7 +71,12 @@ pub(super) fn backward_data(
     let pack = |panel: usize, steps: Range<usize>, to: &mut [u32]| {
         let src = &w[steps.start * c + panel * PANEL..];
         // SAFETY: only called on machines with the instructions.
-        unsafe { pack::columns::<2>(src, c, steps.len(), columns.used(panel), to, 0) };
+        unsafe {
+            match kernel.parts() {
+                1 => pack::columns::<2, 1>(src, c, steps.len(), columns.used(panel), to, 0),
+                _ => pack::columns::<2, 2>(src, c, steps.len(), columns.used(panel), to, 0),
+            }
+        }
     };
     Product { kernel, rows, depth: o, columns, a: dy, bias: None, add }.run(pack, dx);
 }
@@ -121,7 +133,7 @@ impl Product<'_> {
         let most = (HELD / rows.max(1)).clamp(fewest, most);
         let passes = self.pairs().div_ceil(most).max(1);
         let pass = self.pairs().div_ceil(passes).next_multiple_of(LINE).max(LINE);
-        (pass, pass | LINE)
+        (pass, self.kernel.parts() * pass | LINE)
     }
 
     /// Steps of the depth of the pass that begins with `pair`.
@@ -133,7 +145,12 @@ impl Product<'_> {
     fn pack_left(&self, rows: Range<usize>, steps: Range<usize>, to: &mut [u32], pitch: usize) {
         let src = &self.a[rows.start * self.depth + steps.start..rows.end * self.depth];
         // SAFETY: only called on machines with the instructions.
-        unsafe { pack::rows(src, self.depth, steps.len(), to, pitch) };
+        unsafe {
+            match self.kernel.parts() {
+                1 => pack::rows::<1>(src, self.depth, steps.len(), to, pitch),
+                _ => pack::rows::<2>(src, self.depth, steps.len(), to, pitch),
+            }
+        }
     }
 
     /// A unit takes all rows for some panels, which it packs itself; the left operand is packed once.
@@ -154,7 +171,7 @@ impl Product<'_> {
         let left = pack::words(&left);
         let group = columns.panels().div_ceil(UNITS);
         parallel::for_each(columns.panels().div_ceil(group), |unit| {
-            scratch(pass * PANEL, 0, |b, _| {
+            scratch(self.kernel.parts() * pass * PANEL, 0, |b, _| {
                 let b = pack::words_mut(b);
                 for pass_at in 0..passes {
                     let steps = self.steps(pass_at * pass, pass);
@@ -177,11 +194,12 @@ impl Product<'_> {
         let &Self { rows, depth, columns, .. } = self;
         let chunk = self.kernel.chunk();
         let (pairs, (pass, pitch)) = (self.pairs(), self.pass(chunk));
-        let mut right = Buffer::new(pairs * columns.padded());
+        let rows_of_b = self.kernel.parts() * pairs;
+        let mut right = Buffer::new(rows_of_b * columns.padded());
         let parts = Disjoint::new(&mut right);
         parallel::for_each(columns.panels(), |panel| {
             // SAFETY: panels do not overlap.
-            let to = unsafe { parts.slice(panel * PANEL * pairs, pairs * columns.width(panel)) };
+            let to = unsafe { parts.slice(panel * PANEL * rows_of_b, rows_of_b * columns.width(panel)) };
             pack(panel, 0..depth, pack::words_mut(to));
         });
         let right = pack::words(&right);
@@ -206,7 +224,8 @@ impl Product<'_> {
                         let steps = self.steps(pair, pass);
                         self.pack_left(taken.clone(), steps.clone(), a, pitch);
                         for panel in panels.clone() {
-                            let b = &right[panel * PANEL * pairs + pair * columns.width(panel)..];
+                            let before = self.kernel.parts() * pair * columns.width(panel);
+                            let b = &right[panel * PANEL * rows_of_b + before..];
                             let pass = Pass { a, pitch, b, pairs: steps.len().div_ceil(2), first: pair == 0 };
                             // SAFETY: this unit alone touches these columns of its rows.
                             unsafe { self.panel(taken.clone(), panel, &pass, &mut next, out) };
@@ -223,9 +242,11 @@ impl Product<'_> {
     /// Nobody else touches the columns of this panel in these rows of `out` meanwhile.
     unsafe fn panel(&self, rows: Range<usize>, panel: usize, pass: &Pass, next: &mut Next, out: &Disjoint) {
         let (pitch, used) = (self.columns.0, self.columns.used(panel));
+        let parts = self.kernel.parts();
+        let filled = parts * pass.pairs.next_multiple_of(LINE);
         assert!(
-            pass.a.len() >= (rows.len() - 1) * pass.pitch + pass.pairs.next_multiple_of(LINE)
-                && pass.b.len() >= pass.pairs.next_multiple_of(LINE) * self.columns.width(panel),
+            pass.a.len() >= (rows.len() - 1) * pass.pitch + filled
+                && pass.b.len() >= filled * self.columns.width(panel),
             "matrix product: packed operands too short"
         );
         // SAFETY: the caller's promise; the last row ends with the panel.
@@ -236,12 +257,13 @@ impl Product<'_> {
             _ => (c.cast_const(), pitch),
         };
         let (a, b) = (pass.a.as_ptr(), pass.b.as_ptr());
-        if self.kernel == Kernel::Amx {
+        if self.kernel != Kernel::Avx512 {
             let block = amx::Block {
                 a,
                 a_row: pass.pitch,
-                a_step: LINE,
+                a_step: parts * LINE,
                 a_block: LINE * pass.pitch,
+                lost: (parts > 1).then_some(LINE),
                 b,
                 b_row: self.columns.width(panel),
                 taps: &[0],

@@ -21,7 +21,7 @@ impl Kernel {
     /// all of them in the second, where loading and storing the sums is what takes the time.
     fn depth(self) -> usize {
         match self {
-            Self::Avx512 => 256,
+            Self::Avx512 | Self::AmxSplit => 256,
             Self::Amx => 512,
         }
     }
@@ -29,7 +29,7 @@ impl Kernel {
     /// Words from one line of outputs and one panel of inputs to the next: an odd number of cache lines, so that what is
     /// packed side by side does not push each other out.
     fn pitch(self) -> (usize, usize) {
-        let pairs = self.depth() / 2;
+        let pairs = self.parts() * self.depth() / 2;
         (pairs * LINE + LINE, pairs * PANEL + LINE)
     }
 }
@@ -59,13 +59,7 @@ impl Cut {
     }
 }
 
-pub(super) fn backward_weight(
-    kernel: Kernel,
-    (rows, c, o): Extents,
-    x: &[f32],
-    dy: &[f32],
-    dw: &mut [f32],
-) {
+pub(super) fn backward_weight(kernel: Kernel, (rows, c, o): Extents, x: &[f32], dy: &[f32], dw: &mut [f32]) {
     assert!(
         x.len() >= rows * c && dy.len() >= rows * o && dw.len() >= o * c,
         "matrix product: operands too short"
@@ -126,15 +120,18 @@ impl Part {
                 // SAFETY: only called on machines with the instructions.
                 unsafe {
                     let dy = &dy[row * o + outputs.start..];
+                    let step = |step: usize| &dy[step * o..][..outputs.len()];
+                    let turned = (pitch.0, kernel.parts() * LINE * LINE);
                     match kernel {
-                        Kernel::Avx512 => pack::columns::<1>(dy, *o, depth, outputs.len(), a, pitch.0),
-                        Kernel::Amx => {
-                            let row = |step: usize| &dy[step * o..][..outputs.len()];
-                            pack::turned(row, depth, outputs.len(), a, (pitch.0, LINE * LINE));
-                        }
+                        Kernel::Avx512 => pack::columns::<1, 1>(dy, *o, depth, outputs.len(), a, pitch.0),
+                        Kernel::Amx => pack::turned::<1>(step, depth, outputs.len(), a, turned),
+                        Kernel::AmxSplit => pack::turned::<2>(step, depth, outputs.len(), a, turned),
                     }
                     let x = &x[row * c + inputs.start..];
-                    pack::columns::<2>(x, *c, depth, inputs.len(), b, pitch.1);
+                    match kernel.parts() {
+                        1 => pack::columns::<2, 1>(x, *c, depth, inputs.len(), b, pitch.1),
+                        _ => pack::columns::<2, 2>(x, *c, depth, inputs.len(), b, pitch.1),
+                    }
                 }
                 // What comes next lies in one piece if the rows are taken whole.
                 let soon = |extent: &Range<usize>, pitch: usize| {
@@ -168,12 +165,13 @@ impl Part {
         // SAFETY: this part of this group's sums belongs to the unit.
         let sums = unsafe { out.pointer(place, (outputs.len() - 1) * c + used) };
         let added = |sums: *mut f32| if add { sums.cast_const() } else { std::ptr::null() };
-        if *kernel == Kernel::Amx {
+        if *kernel != Kernel::Avx512 {
             let block = amx::Block {
                 a: a.as_ptr(),
                 a_row: LINE,
-                a_step: LINE * LINE,
+                a_step: kernel.parts() * LINE * LINE,
                 a_block: pitch.0,
+                lost: (kernel.parts() > 1).then_some(LINE * LINE),
                 b: b.as_ptr(),
                 b_row: Columns(inputs.len()).width(panel),
                 taps: &[0],

@@ -41,7 +41,7 @@ impl Map {
                 to[..columns.0 * c].fill(0);
                 to[columns.1 * c..].fill(0);
                 // SAFETY: only called on machines with the instructions.
-                unsafe { pack::rows(x, len, len, &mut to[columns.0 * c..columns.1 * c], len / 2) };
+                unsafe { pack::rows::<1>(x, len, len, &mut to[columns.0 * c..columns.1 * c], len / 2) };
             }
         });
         Self { words, first: (top, left), extents: (h, w, c) }

@@ -74,7 +74,7 @@ impl Sweep {
                 // SAFETY: panels do not overlap; only called on machines with the instructions.
                 unsafe {
                     let to = panels.slice(panel * PANEL * depth / 2, width * depth / 2);
-                    pack::columns::<2>(values, width, depth, width, pack::words_mut(to), 0);
+                    pack::columns::<2, 1>(values, width, depth, width, pack::words_mut(to), 0);
                 }
             });
         });
@@ -126,8 +126,10 @@ impl Walk<'_> {
         let (h, w, c) = from.extents;
         let (width, used) = (self.columns.width(panel), self.columns.used(panel));
         let strides = (self.sweep.down.stride, self.sweep.across.stride);
-        let low =
-            ((pass.down.low - from.first.0).max(0) as usize, (pass.across.low - from.first.1).max(0) as usize);
+        let low = (
+            (pass.down.low - from.first.0).max(0) as usize,
+            (pass.across.low - from.first.1).max(0) as usize,
+        );
         let c_row = self.sweep.across.step * to.c;
         // A row of pixels is cut into even parts.
         let parts = count.div_ceil(LINE);
@@ -136,8 +138,10 @@ impl Walk<'_> {
             let (n, row) = (images.start + row / rows.len(), rows.start + row % rows.len());
             let (start, end) = (count * part / parts, count * (part + 1) / parts);
             let source = (n * h + row * strides.0 + low.0) * w + start * strides.1 + low.1;
-            let (down, across) =
-                (pass.down.first + row * self.sweep.down.step, pass.across.first + start * self.sweep.across.step);
+            let (down, across) = (
+                pass.down.first + row * self.sweep.down.step,
+                pass.across.first + start * self.sweep.across.step,
+            );
             let target = ((n * to.h + down) * to.w + across) * to.c + panel * PANEL;
             (source * c, target, end - start)
         };
@@ -155,13 +159,13 @@ impl Walk<'_> {
             let end = last.0 + (last.2 - 1) * strides.1 * c + pass.taps.last().map_or(0, |tap| tap + c);
             assert!(pass.taps.is_empty() || end <= words.len(), "convolution: a tap beyond the map");
             // SAFETY: this unit alone touches these columns of its pixels.
-            let target =
-                unsafe { self.out.pointer(first.1, last.1 + (last.2 - 1) * c_row + used - first.1) };
+            let target = unsafe { self.out.pointer(first.1, last.1 + (last.2 - 1) * c_row + used - first.1) };
             let block = amx::Block {
                 a: words.as_ptr().wrapping_add(first.0),
                 a_row: strides.1 * c,
                 a_step: LINE,
                 a_block: last.0 - first.0,
+                lost: None,
                 b: right.as_ptr(),
                 b_row: width,
                 taps: &pass.taps,

@@ -45,7 +45,9 @@ impl<'a> Grid<'a> {
     fn output<'x>(&self, dy: &'x [f32], pixel: usize) -> &'x [f32] {
         let ConvShape { o, oh, ow, .. } = *self.shape;
         match self.place(pixel) {
-            Some((n, row, column)) if row < oh && column < ow => &dy[((n * oh + row) * ow + column) * o..][..o],
+            Some((n, row, column)) if row < oh && column < ow => {
+                &dy[((n * oh + row) * ow + column) * o..][..o]
+            }
             _ => &[],
         }
     }
@@ -84,7 +86,7 @@ impl<'a> Grid<'a> {
             unsafe {
                 let to = pack::words_mut(out.slice(first * pitch, count * pitch));
                 let row = |step: usize| self.output(dy, first * 2 * LINE + step);
-                pack::turned(row, count * 2 * LINE, self.shape.o, to, (LINE * LINE, pitch));
+                pack::turned::<1>(row, count * 2 * LINE, self.shape.o, to, (LINE * LINE, pitch));
             }
         });
         words
@@ -189,6 +191,7 @@ impl Task<'_> {
                 a_row: LINE,
                 a_step: pitch,
                 a_block: LINE * LINE,
+                lost: None,
                 b: b.as_ptr(),
                 b_row: c,
                 taps: &[0],
