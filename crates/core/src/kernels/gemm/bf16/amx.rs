@@ -153,12 +153,14 @@ impl Shapes {
     fn new(heights: [usize; 2], columns: usize) -> Self {
         let mut shapes = Self { palette: 1, start: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
         let widths = [0, LINE].map(|skipped| columns.saturating_sub(skipped).min(LINE));
-        for i in 0..2 {
-            for j in 0..2 {
-                shapes.set(2 * i + j, heights[i], widths[j]);
+        for (i, height) in heights.into_iter().enumerate() {
+            for (j, width) in widths.into_iter().enumerate() {
+                shapes.set(2 * i + j, height, width);
             }
-            shapes.set(4 + i, heights[i], LINE);
-            shapes.set(6 + i, LINE, widths[i]);
+            shapes.set(4 + i, height, LINE);
+        }
+        for (j, width) in widths.into_iter().enumerate() {
+            shapes.set(6 + j, LINE, width);
         }
         shapes
     }

@@ -133,7 +133,7 @@ impl Product<'_> {
         let most = (HELD / rows.max(1)).clamp(fewest, most);
         let passes = self.pairs().div_ceil(most).max(1);
         let pass = self.pairs().div_ceil(passes).next_multiple_of(LINE).max(LINE);
-        (pass, self.kernel.parts() * pass | LINE)
+        (pass, (self.kernel.parts() * pass) | LINE)
     }
 
     /// Steps of the depth of the pass that begins with `pair`.
