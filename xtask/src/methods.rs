@@ -8,6 +8,7 @@ use contrastive_core::augment::EvalTransform;
 use contrastive_core::experiment::{MethodConfig, RunConfig, RunCost, RunOptions, fit};
 use contrastive_core::train::config::{layered, read, to_toml_string};
 use contrastive_core::train::{Method, Outcome};
+use contrastive_cpc::images as contrastive_cpc_images;
 
 use crate::data::Images;
 
@@ -68,6 +69,7 @@ macro_rules! methods {
 
 methods! {
     "instdisc" => contrastive_instdisc, "";
+    "cpc-images" => contrastive_cpc_images, "images-";
     "invaspread" => contrastive_invaspread, "";
     "moco-v1" => contrastive_moco, "v1-";
     "simclr" => contrastive_simclr, "";

@@ -22,7 +22,11 @@ pub fn peers_beside(results: &Path) -> Result<Vec<Peer>> {
 
 /// The page of a method: versions that share their equations share a page.
 pub fn page(method: &str) -> &str {
-    if method.starts_with("moco-") { "moco" } else { method }
+    match method {
+        _ if method.starts_with("moco-") => "moco",
+        _ if method.starts_with("cpc-") => "cpc",
+        _ => method,
+    }
 }
 
 /// Writes the tables and the figure of a tier into the documentation below `root`, and what the papers report.

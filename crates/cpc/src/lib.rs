@@ -18,6 +18,7 @@
 //! | [`negatives`] | the schemes of the paper's table 2 and of published implementations |
 //! | [`predictor`] | the maps W_k |
 //! | [`objective`] | the task over a batch of sequences |
+//! | [`images`] | section 3.2: grids of patches, recipes, the patches that units see |
 //! | `rl` | section 3.4: an actor-critic with CPC as its auxiliary loss (feature `rl`) |
 //! | [`speech`] | the paper's section 3.1: networks, data, recipes, probes |
 //! | [`text`] | section 3.3: sentences, vocabulary, probes |
@@ -43,6 +44,7 @@
 
 #[cfg(feature = "audio")]
 pub mod audio;
+pub mod images;
 pub mod loss;
 pub mod negatives;
 pub mod objective;

@@ -4,6 +4,10 @@
 //! bias), `backbone.context.{weight,bias}_{ih,hh}_l{i}` and `predictor.{k - 1}.weight`; an exported encoder holds the
 //! first two without `backbone.`.
 //!
+//! One of images holds `backbone.conv1.*`, `backbone.layer{1..3}.{i}.{conv1,conv2,conv3,shortcut}.{weight,bias}`,
+//! `context.blocks.{i}.conv{1..4}.{weight,bias}` (where there is a context network) and `predictor.{k - 1}.weight`; an
+//! exported encoder holds the first without `backbone.`: the context network is not part of it.
+//!
 //! There are no weights of the paper's authors. CPC_audio's checkpoints name the same things `gEncoder.conv{i}.*`,
 //! `gEncoder.batchNorm{i}.*` and `gAR.baseNet.*`: [`from_cpc_audio`] renames them. Those with another normalisation than
 //! batch norm, or several recurrent layers, fit only a configuration that has them.
@@ -15,7 +19,7 @@ use candle_core::Tensor;
 pub use contrastive_core::nn::BACKBONE;
 /// Prefix of g_enc within the backbone.
 pub const ENCODER: &str = "encoder";
-/// Prefix of g_ar within the backbone.
+/// Prefix of g_ar: within the backbone for speech, beside it for images.
 pub const CONTEXT: &str = "context";
 /// Prefix of the maps W_k in the parameter store.
 pub const PREDICTOR: &str = "predictor";

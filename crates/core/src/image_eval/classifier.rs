@@ -140,6 +140,7 @@ impl Classifier {
         let channels = match config.backbone {
             BackboneConfig::Resnet(c) => c.in_channels,
             BackboneConfig::Vit(c) => c.in_channels,
+            BackboneConfig::Patches(c) => c.in_channels,
         };
         let blank = Tensor::zeros((1, channels, config.image, config.image), DType::F32, device)?;
         let mut heads = Vec::new();

@@ -3,11 +3,12 @@
 use candle_core::Tensor;
 
 use super::{
-    BatchNormKind, Builder, Encoder, Mode, Module, ResNet, ResNetConfig, VisionTransformer, VitConfig,
+    BatchNormKind, Builder, Encoder, Mode, Module, PatchNet, PatchNetConfig, ResNet, ResNetConfig,
+    VisionTransformer, VitConfig,
 };
 use crate::Result;
 
-/// A backbone and its settings; in a file, the table's `kind` is `"resnet"` or `"vit"`.
+/// A backbone and its settings; in a file, the table's `kind` is `"resnet"`, `"vit"` or `"patches"`.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum BackboneConfig {
@@ -15,6 +16,8 @@ pub enum BackboneConfig {
     Resnet(ResNetConfig),
     /// A vision transformer.
     Vit(VitConfig),
+    /// A residual network over overlapping patches.
+    Patches(PatchNetConfig),
 }
 
 impl From<ResNetConfig> for BackboneConfig {
@@ -29,11 +32,18 @@ impl From<VitConfig> for BackboneConfig {
     }
 }
 
+impl From<PatchNetConfig> for BackboneConfig {
+    fn from(config: PatchNetConfig) -> Self {
+        Self::Patches(config)
+    }
+}
+
 impl std::fmt::Display for BackboneConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Resnet(config) => config.fmt(f),
             Self::Vit(config) => config.fmt(f),
+            Self::Patches(config) => config.fmt(f),
         }
     }
 }
@@ -47,15 +57,16 @@ impl BackboneConfig {
         match self {
             Self::Resnet(config) => config.check(at),
             Self::Vit(config) => config.check(at),
+            Self::Patches(config) => config.check(at),
         }
     }
 
-    /// The same with batch statistics over `kind`; a transformer has none.
+    /// The same with batch statistics over `kind`; the other kinds of backbones have none.
     #[must_use]
     pub fn with_norm(self, kind: BatchNormKind) -> Self {
         match self {
             Self::Resnet(config) => Self::Resnet(ResNetConfig { norm: kind, ..config }),
-            Self::Vit(config) => Self::Vit(config),
+            other => other,
         }
     }
 
@@ -72,6 +83,8 @@ pub enum Backbone {
     Resnet(ResNet),
     /// A vision transformer.
     Vit(VisionTransformer),
+    /// A residual network over overlapping patches.
+    Patches(PatchNet),
 }
 
 impl Backbone {
@@ -83,6 +96,7 @@ impl Backbone {
         Ok(match config {
             BackboneConfig::Resnet(config) => Self::Resnet(ResNet::new(b, config)?),
             BackboneConfig::Vit(config) => Self::Vit(VisionTransformer::new(b, config)?),
+            BackboneConfig::Patches(config) => Self::Patches(PatchNet::new(b, config)?),
         })
     }
 }
@@ -92,6 +106,7 @@ impl Module for Backbone {
         match self {
             Self::Resnet(network) => network.forward(x, mode),
             Self::Vit(network) => network.forward(x, mode),
+            Self::Patches(network) => network.forward(x, mode),
         }
     }
 }
@@ -101,6 +116,7 @@ impl Encoder for Backbone {
         match self {
             Self::Resnet(network) => network.width(),
             Self::Vit(network) => network.width(),
+            Self::Patches(network) => network.width(),
         }
     }
 }

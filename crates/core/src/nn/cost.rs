@@ -1,7 +1,7 @@
 //! What a network costs, by arithmetic: for plans, not for benchmarks.
 
 use super::resnet::Stem;
-use super::{BackboneConfig, ResNetConfig, VitConfig};
+use super::{BackboneConfig, PatchNetConfig, PatchStem, ResNetConfig, VitConfig};
 use crate::Result;
 
 /// The forward pass of one image.
@@ -35,6 +35,7 @@ impl BackboneConfig {
         match self {
             Self::Resnet(config) => resnet(config, side),
             Self::Vit(config) => Ok(vit(config, side)),
+            Self::Patches(config) => patch_net(config, side),
         }
     }
 }
@@ -87,6 +88,40 @@ fn resnet(config: &ResNetConfig, side: usize) -> Result<Cost> {
         }
     }
     Ok(cost)
+}
+
+/// That of one patch, times the patches.
+fn patch_net(config: &PatchNetConfig, side: usize) -> Result<Cost> {
+    let [rows, columns] = config.grid(side, side)?;
+    let (mut cost, mut channels, mut side) = (Cost::default(), config.channels, config.patch);
+    let half = |side: usize| side.div_ceil(2);
+    match config.stem {
+        PatchStem::Imagenet => {
+            side = half(side);
+            cost.layer(config.in_channels, channels, 7, side * side);
+            side = half(side);
+        }
+        PatchStem::Conv5 => cost.layer(config.in_channels, channels, 5, side * side),
+        PatchStem::Conv3 => cost.layer(config.in_channels, channels, 3, side * side),
+    }
+    for (stage, &count) in config.blocks.iter().enumerate() {
+        let middle = config.channels << stage;
+        for block in 0..count {
+            let before = side * side;
+            if block == 0 && stage > 0 {
+                side = half(side);
+            }
+            cost.layer(channels, middle, 1, before);
+            cost.layer(middle, middle, 3, side * side);
+            cost.layer(middle, 4 * middle, 1, side * side);
+            if block == 0 {
+                cost.layer(channels, 4 * middle, 1, side * side);
+            }
+            channels = 4 * middle;
+        }
+    }
+    let patches = (rows * columns) as u64;
+    Ok(Cost { flops: cost.flops * patches, kept: cost.kept * patches, ..cost })
 }
 
 fn vit(config: &VitConfig, side: usize) -> Cost {
@@ -142,6 +177,7 @@ mod tests {
             BackboneConfig::from(narrow),
             ResNetConfig { base_width: 8, ..ResNetConfig::cifar(18) }.into(),
             vit.into(),
+            PatchNetConfig { channels: 32, ..PatchNetConfig::paper() }.into(),
         ] {
             let store = ParamStore::new(0, &Device::Cpu);
             Backbone::new(&store.builder(), &config)?;

@@ -6,6 +6,7 @@ mod heads;
 mod layers;
 mod mode;
 mod params;
+mod patches;
 mod positions;
 mod recurrent;
 mod resnet;
@@ -22,6 +23,7 @@ pub use layers::{
 };
 pub use mode::{Mode, Noise};
 pub use params::{Builder, Entry, Init, Kind, ParamStore};
+pub use patches::{PatchCrops, PatchInit, PatchNet, PatchNetConfig, PatchStem, patches};
 pub use positions::Interpolation;
 pub use recurrent::{Carried, Gru, Lstm, Recurrent};
 pub use resnet::{ResNet, ResNetConfig, Shortcut, Stem};
