@@ -60,3 +60,81 @@ pub fn lines(path: &Path, panels: &[(&str, &str, &str, Vec<Curve>)]) -> Result<(
     root.present()?;
     Ok(())
 }
+
+/// A curve with the range around it.
+pub struct Band {
+    /// The legend.
+    pub name: String,
+    /// x, y, and the range of y, in order of x.
+    pub points: Vec<(f64, f64, f64, f64)>,
+}
+
+/// A drawing of such curves.
+pub struct BandPanel {
+    /// Its title.
+    pub title: String,
+    /// What x is.
+    pub x: String,
+    /// What y is.
+    pub y: String,
+    /// Its curves.
+    pub curves: Vec<Band>,
+}
+
+/// Draws panels with ranges, at most three side by side.
+pub fn bands(path: &Path, panels: &[BandPanel]) -> Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let columns = panels.len().clamp(1, 3);
+    let rows = panels.len().div_ceil(columns).max(1);
+    let root = SVGBackend::new(path, (420 * columns as u32, 300 * rows as u32)).into_drawing_area();
+    root.fill(&WHITE)?;
+    for (area, panel) in root.split_evenly((rows, columns)).iter().zip(panels) {
+        let points = || panel.curves.iter().flat_map(|curve| &curve.points);
+        let widen = |low: f64, high: f64| {
+            let pad = ((high - low) * 0.05).max(1e-3);
+            if low > high { 0.0..1.0 } else { low - pad..high + pad }
+        };
+        let (left, right) = points().fold((f64::MAX, f64::MIN), |(l, h), p| (l.min(p.0), h.max(p.0)));
+        let (low, high) = points().fold((f64::MAX, f64::MIN), |(l, h), p| (l.min(p.2), h.max(p.3)));
+        let mut chart = ChartBuilder::on(area)
+            .caption(&panel.title, ("sans-serif", 18))
+            .margin(12)
+            .x_label_area_size(36)
+            .y_label_area_size(48)
+            .build_cartesian_2d(widen(left, right), widen(low, high))
+            .map_err(|e| anyhow!("figure: {e}"))?;
+        let short = |x: &f64| if *x >= 1e6 { format!("{:.1}M", x / 1e6) } else { format!("{:.0}k", x / 1e3) };
+        chart
+            .configure_mesh()
+            .x_desc(&panel.x)
+            .y_desc(&panel.y)
+            .x_labels(5)
+            .x_label_formatter(&short)
+            .light_line_style(WHITE)
+            .draw()?;
+        // The paper's colours: black without CPC, red with it.
+        for (curve, colour) in panel.curves.iter().zip([BLACK, RED]) {
+            let upper = curve.points.iter().map(|p| (p.0, p.3));
+            let lower = curve.points.iter().rev().map(|p| (p.0, p.2));
+            let around: Vec<(f64, f64)> = upper.chain(lower).collect();
+            chart.draw_series(std::iter::once(Polygon::new(around, colour.mix(0.15))))?;
+            chart
+                .draw_series(LineSeries::new(
+                    curve.points.iter().map(|p| (p.0, p.1)),
+                    colour.stroke_width(2),
+                ))?
+                .label(&curve.name)
+                .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2)));
+        }
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperLeft)
+            .background_style(WHITE.mix(0.8))
+            .border_style(BLACK.mix(0.3))
+            .draw()?;
+    }
+    root.present()?;
+    Ok(())
+}

@@ -5,6 +5,7 @@ mod baseline;
 mod bench;
 mod ci;
 mod compare;
+mod cpc;
 mod curves;
 mod data;
 mod dry_run;

@@ -17,7 +17,7 @@ use crate::methods::{NAMES, Plan, prefix_of, presets};
 use crate::progress::{self, Bar};
 use crate::results::{self, Row};
 use crate::train::{Interrupted, device, stop_flag, tell_skipped};
-use crate::{curves, dry_run, published, tables};
+use crate::{cpc, curves, dry_run, published, tables};
 
 /// What every method is held against, as one of the names that can be asked for.
 const REFERENCES: &str = "references";
@@ -25,7 +25,9 @@ const REFERENCES: &str = "references";
 /// Arguments of the verb.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Methods, or `references` for what they are held against; everything where none is named.
+    /// Methods, `references` for what they are held against, `cpc` or a part of it (cpc-speech, cpc-steps,
+    /// cpc-negatives, cpc-text, cpc-rl); everything where none is named (CPC in tier smoke only: tier small of it needs
+    /// data of its own).
     methods: Vec<String>,
     /// How much to spend.
     #[arg(long, value_enum, default_value = "smoke")]
@@ -132,19 +134,79 @@ struct Session<'a> {
 pub fn run(arguments: &Arguments) -> Result<()> {
     let tier = arguments.tier;
     let chosen: Vec<&str> = match arguments.methods.as_slice() {
-        [] => std::iter::once(REFERENCES).chain(NAMES.iter().copied()).collect(),
+        [] => {
+            let own = (tier == Tier::Smoke && arguments.data.is_none()).then_some(cpc::GROUP);
+            std::iter::once(REFERENCES).chain(NAMES.iter().copied()).chain(own).collect()
+        }
         named => named.iter().map(String::as_str).collect(),
     };
-    if let Some(unknown) = chosen.iter().find(|m| **m != REFERENCES && !NAMES.contains(m)) {
-        bail!("no method `{unknown}`; known: {REFERENCES}, {}", NAMES.join(", "));
+    let known = || std::iter::once(REFERENCES).chain(NAMES.iter().copied()).chain(cpc::names());
+    if let Some(unknown) = chosen.iter().find(|m| !known().any(|name| name == **m)) {
+        bail!("no method `{unknown}`; known: {}", known().collect::<Vec<_>>().join(", "));
     }
     if arguments.only_tables {
         return tables::rewrite(&tables::root(), tier.name());
     }
+    let (parts, mut chosen) = cpc::split(&chosen);
     if arguments.dry_run {
+        if chosen.is_empty() {
+            bail!("--dry-run knows what methods on images take; {} is none", parts[0].name());
+        }
         return dry_run(arguments, &chosen);
     }
-    let out = arguments.out.clone().unwrap_or_else(|| tables::root().join("results"));
+    let stop = stop_flag()?;
+    // A folder of data is for one or the other.
+    if let (false, false, Some(data)) = (chosen.is_empty(), parts.is_empty(), &arguments.data) {
+        if chosen == [cpc::IMAGES] {
+            println!("{}: left out: call it by itself, with its own data", cpc::IMAGES);
+            chosen.clear();
+        } else {
+            bail!(
+                "--data {data}: {} and {} need data of their own; call them one at a time",
+                chosen[0],
+                parts[0].name()
+            );
+        }
+    }
+    if !chosen.is_empty() {
+        on_images(arguments, &chosen, &stop)?;
+    }
+    if parts.is_empty() { Ok(()) } else { on_other_data(arguments, &parts, stop) }
+}
+
+/// Where results of a call go.
+fn out(arguments: &Arguments) -> PathBuf {
+    arguments.out.clone().unwrap_or_else(|| tables::root().join("results"))
+}
+
+/// The parts of CPC that are not methods on images.
+fn on_other_data(arguments: &Arguments, parts: &[cpc::Part], stop: Arc<AtomicBool>) -> Result<()> {
+    let tier = arguments.tier;
+    if tier == Tier::Paper {
+        bail!(
+            "{}: tier paper is not here: LibriSpeech, BookCorpus and DeepMind Lab; its presets are the crate's",
+            cpc::GROUP
+        );
+    }
+    let session = cpc::Session {
+        small: tier == Tier::Small,
+        data: arguments.data.as_ref().map(PathBuf::from),
+        out: out(arguments).join(tier.name()),
+        seed: arguments.seed,
+        resume: arguments.resume,
+        quick: arguments.quick,
+        set: arguments.set.clone(),
+        workers: arguments.workers,
+        stop,
+    };
+    cpc::run(&session, parts, &device(&arguments.device)?)?;
+    if arguments.out.is_none() { cpc::pages::document(&tables::root(), tier.name()) } else { Ok(()) }
+}
+
+/// Methods on images, and what they are held against.
+fn on_images(arguments: &Arguments, chosen: &[&str], stop: &Arc<AtomicBool>) -> Result<()> {
+    let tier = arguments.tier;
+    let out = out(arguments);
     let path = out.join(tier.name()).join("results.json");
     let opened = open(arguments);
     let (train, test) = match opened {
@@ -167,7 +229,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         out: out.join(tier.name()),
         results: path.clone(),
         device: device(&arguments.device)?,
-        stop: stop_flag()?,
+        stop: stop.clone(),
         train,
         test,
         data_hash,
@@ -181,7 +243,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     );
     let peers = tables::peers_beside(&path)?;
     let mut rows = Vec::new();
-    for method in &chosen {
+    for method in chosen {
         match *method {
             REFERENCES => session.references()?,
             method => session.method(method)?,

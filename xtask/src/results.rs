@@ -133,7 +133,7 @@ pub fn markdown(rows: &[Row], peers: &[Peer], shown: &[&str]) -> String {
         for (protocol, metric) in &columns {
             let own = peers.iter().filter(beside).filter(|p| p.label() == label && p.dataset == dataset);
             let own = own.filter(|p| (&p.protocol, &p.metric) == (protocol, metric)).map(|p| p.value);
-            let _ = write!(text, " {} |", mean(&own.collect::<Vec<f64>>()).unwrap_or_default());
+            let _ = write!(text, " {} |", mean(&own.collect::<Vec<f64>>(), 1).unwrap_or_default());
         }
         text.push_str(if published { "  |\n" } else { "\n" });
     }
@@ -148,22 +148,24 @@ fn place<T: PartialEq>(items: &mut Vec<T>, item: T) -> usize {
 }
 
 /// One cell: a single value, or mean and standard deviation over seeds.
-fn cell(rows: &[&Row]) -> String {
+pub fn cell(rows: &[&Row]) -> String {
     let values: Vec<f64> = rows.iter().filter_map(|row| row.value).collect();
     let missing = || rows.iter().find_map(|row| row.missing.clone()).unwrap_or_else(|| "not run".into());
-    mean(&values).unwrap_or_else(missing)
+    // Returns of episodes are small numbers.
+    let digits = if rows.iter().any(|row| row.unit == "reward") { 2 } else { 1 };
+    mean(&values, digits).unwrap_or_else(missing)
 }
 
 /// A single value, or mean and standard deviation of several.
-fn mean(values: &[f64]) -> Option<String> {
+fn mean(values: &[f64], digits: usize) -> Option<String> {
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n;
     match values {
         [] => None,
-        [value] => Some(format!("{value:.1}")),
+        [value] => Some(format!("{value:.digits$}")),
         _ => {
             let spread = (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0)).sqrt();
-            Some(format!("{mean:.1} ± {spread:.1}"))
+            Some(format!("{mean:.digits$} ± {spread:.digits$}"))
         }
     }
 }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use crate::methods::NAMES;
 use crate::peers::{self, Peer};
 use crate::results::{self, Row};
-use crate::{curves, published};
+use crate::{cpc, curves, published};
 
 /// The repository, whatever folder the program is called in.
 pub fn root() -> PathBuf {
@@ -22,9 +22,8 @@ pub fn peers_beside(results: &Path) -> Result<Vec<Peer>> {
 
 /// The page of a method: versions that share their equations share a page.
 pub fn page(method: &str) -> &str {
-    match method {
-        _ if method.starts_with("moco-") => "moco",
-        _ if method.starts_with("cpc-") => "cpc",
+    match method.split_once('-') {
+        Some((family @ ("moco" | "cpc"), _)) => family,
         _ => method,
     }
 }
@@ -41,8 +40,11 @@ pub fn document(root: &Path, tier: &str, rows: &[Row]) -> Result<()> {
         if tier != "paper" {
             results::splice(&file, &format!("{method}-{tier}"), &table)?;
         }
+        if page(method) == cpc::GROUP {
+            continue;
+        }
         let tables = published::read(&root.join("results/published").join(format!("{}.json", page(method))))?;
-        results::splice(&file, &format!("{}-published", page(method)), &published::markdown(&tables))?;
+        results::splice(&file, &format!("{}-published", page(method)), &published::markdown(&tables, &[]))?;
     }
     let table = results::markdown(rows, &peers, NAMES);
     results::splice(&root.join("docs/results.md"), tier, &table)?;
@@ -55,7 +57,7 @@ pub fn document(root: &Path, tier: &str, rows: &[Row]) -> Result<()> {
         std::fs::create_dir_all(&figures).with_context(|| figures.display().to_string())?;
         curves::draw(&figures.join(format!("{tier}.svg")), &curves, NAMES)?;
     }
-    Ok(())
+    cpc::pages::document(root, tier)
 }
 
 /// [`document`] from what was measured before; trains nothing.
@@ -81,10 +83,17 @@ mod tests {
             ["README.md", "docs/results.md", "docs/figures/smoke.svg", "docs/figures/small.svg"]
                 .map(String::from)
                 .into();
-        let mut sources: Vec<String> = ["results.json", "peers.json", "curves.json"]
+        files.push("docs/methods/cpc.md".into());
+        let figures = ["speakers", "steps", "returns"]
+            .iter()
+            .flat_map(|name| ["smoke", "small"].map(|tier| format!("docs/figures/cpc-{name}-{tier}.svg")));
+        files.extend(figures.filter(|file| root.join(file).is_file()));
+        let names = ["results.json", "peers.json", "curves.json", cpc::pages::RESULTS, cpc::pages::FIGURES];
+        let mut sources: Vec<String> = names
             .iter()
             .flat_map(|name| ["smoke", "small"].map(|tier| format!("results/{tier}/{name}")))
             .collect();
+        sources.push("results/published/cpc.json".into());
         for method in NAMES {
             files.push(format!("docs/methods/{}.md", page(method)));
             sources.push(format!("results/published/{}.json", page(method)));

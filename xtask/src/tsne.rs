@@ -75,7 +75,7 @@ fn some(features: Features, most: usize, seed: u64) -> Result<Features> {
 }
 
 /// A point for each sample, coloured by class. The axes of t-SNE mean nothing, so there are none.
-fn draw(path: &Path, title: &str, points: &[[f64; 2]], labels: &[u32]) -> Result<()> {
+pub fn draw(path: &Path, title: &str, points: &[[f64; 2]], labels: &[u32]) -> Result<()> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
     }

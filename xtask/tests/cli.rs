@@ -204,3 +204,60 @@ fn a_killed_run_resumes_to_the_same_bytes_with_any_number_of_workers() -> Result
     }
     Ok(())
 }
+
+#[test]
+fn what_cpc_cannot_run_is_named() -> Result<()> {
+    let place = Place::new()?;
+    let out = place.path("out");
+    let small = |part, data: &str| -> Vec<String> {
+        ["reproduce", part, "--tier", "small", "--out", &out, "--data", data].map(String::from).into()
+    };
+    let refused = |call: Vec<String>, words: &[&str]| {
+        refuses(&call.iter().map(String::as_str).collect::<Vec<_>>(), words)
+    };
+    refused(small("cpc-speech", &place.path("absent")), &["absent"])?;
+    let data = place.path("data");
+    std::fs::create_dir_all(place.path("data/digits"))?;
+    refused(small("cpc", &data), &["data", "labels.csv", "books_sentences.txt"])?;
+    std::fs::write(place.path("data/digits/labels.csv"), "path,speaker\nd/a.wav,one\n")?;
+    refused(small("cpc-speech", &data), &["labels.csv", "line 2", "d/a.wav"])?;
+    std::fs::create_dir_all(place.path("data/digits/d"))?;
+    std::fs::write(place.path("data/digits/d/a.wav"), "RIFF and nothing else")?;
+    refused(small("cpc-speech", &data), &["a.wav"])?;
+    refused(small("cpc-negatives", &data), &["data", "TIMIT"])?;
+    refused(small("cpc-text", &data), &["data", "books_sentences.txt", "MR.tsv"])?;
+    std::fs::write(place.path("data/books_sentences.txt"), "One sentence.\n")?;
+    std::fs::write(place.path("data/CR.tsv"), "nothing")?;
+    refused(small("cpc-text", &data), &["CR.tsv", "line 1"])?;
+    refuses(&["reproduce", "cpc-text", "--data", &data], &["--tier small"])?;
+    refuses(&["reproduce", "cpc-negatives"], &["TIMIT"])?;
+    refuses(&["reproduce", "cpc", "--tier", "paper"], &["paper", "LibriSpeech"])?;
+    refuses(&["reproduce", "cpc", "simclr", "--tier", "small", "--data", &data], &["simclr", "cpc-speech"])?;
+    refuses(&["reproduce", "cpc-sounds"], &["cpc-sounds", "cpc-speech"])?;
+    let set = ["reproduce", "cpc-text", "--out", &out, "--set", "method.steps=9"];
+    refuses(&set, &["method.steps"])?;
+    assert!(!Path::new(&out).join("small/cpc.json").exists(), "a refused call left rows behind");
+    Ok(())
+}
+
+#[test]
+fn cpc_leaves_rows_and_figures() -> Result<()> {
+    let place = Place::new()?;
+    let out = place.path("out");
+    let one = ["--out", &out, "--set", "train.epochs=1"];
+    for (part, words) in [
+        ("cpc-speech", vec!["librispeech-6", "mfcc", "supervised", "speakers-linear-v1"]),
+        ("cpc-text", vec!["dialogue", "bag of words", "sentences-logistic-v1"]),
+    ] {
+        let output = xtask(&[&["reproduce", part][..], &one].concat())?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let rows = std::fs::read_to_string(Path::new(&out).join("smoke/cpc.json"))?;
+        for word in words {
+            assert!(text.contains(word) && rows.contains(word), "{word}: {text}");
+        }
+    }
+    let figure = std::fs::read_to_string(Path::new(&out).join("smoke/cpc-speakers-smoke.svg"))?;
+    assert!(figure.contains("librispeech-6"), "{figure}");
+    Ok(())
+}

@@ -21,6 +21,7 @@ use contrastive_core::train::config::layered;
 use contrastive_core::train::{EpochRecord, Method, Notes, Observer, Outcome, StepRecord};
 use contrastive_cpc::audio::{Corpus, Layout, LoadOptions};
 use contrastive_cpc::speech::mfcc::{Mfcc, MfccConfig};
+use contrastive_cpc::speech::parts::timit;
 use contrastive_cpc::speech::probes::{
     Contexts, FrameEncoder, Parts, ProbeConfig, Task, phone_of, split_recordings, split_speakers,
 };
@@ -84,20 +85,11 @@ fn rows(
     Ok(())
 }
 
-/// TIMIT's dialects 7 and 8 for the test, without the two sentences that everybody reads.
-fn phone_parts(recordings: &Recordings) -> Result<Parts> {
-    let parts = split_speakers(recordings, |name: &str| name.starts_with("dr7") || name.starts_with("dr8"))?;
-    let common =
-        |name: &str| name.rsplit('/').next().is_some_and(|file| file.to_lowercase().starts_with("sa"));
-    let without = |part: &Recordings| part.filtered(|recording| !common(&recording.name));
-    Ok(Parts { train: without(&parts.train)?, test: without(&parts.test)? })
-}
-
 /// The row "supervised" of the paper's table 1: the same networks, trained on the phones of all frames.
 fn supervised(run: &SpeechRun, recordings: &Recordings, dir: &str, epochs: u64) -> Result<()> {
     let mut run = run.clone();
     run.train.epochs = epochs;
-    let parts = phone_parts(recordings)?;
+    let parts = timit(recordings)?;
     let classes = LoadOptions::default().folding.classes().len();
     let options = RunOptions { resume: true, ..RunOptions::new(PathBuf::from(dir)) };
     let (method, _) = fit_supervised(&run, &parts.train, (phone_of, classes), options)?;
@@ -116,7 +108,7 @@ fn probes(
     rows("speakers, every frame,", &all, Task::Speakers, encoders, every * 4)?;
     rows("speakers, mean,", &all, Task::SpeakersByMean, encoders, 1)?;
     if layout == Layout::Timit {
-        let parts = phone_parts(recordings)?;
+        let parts = timit(recordings)?;
         rows("phones,", &parts, Task::Phones, encoders, every)?;
     }
     if recordings.all().iter().any(|recording| recording.word.is_some()) {

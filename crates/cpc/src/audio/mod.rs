@@ -4,6 +4,7 @@
 //! channels are averaged, other rates are [resampled](resample()).
 
 mod corpus;
+mod embedded;
 mod flac;
 mod resample;
 mod sphere;
@@ -12,6 +13,7 @@ mod tests;
 mod wav;
 
 pub use corpus::{Corpus, Layout, LoadOptions};
+pub use embedded::librispeech;
 pub use resample::resample;
 
 use std::path::Path;

@@ -10,14 +10,18 @@
 //! | `run` | a whole run (feature `data`) |
 //! | [`phones`] | TIMIT's phones folded to 39 and 41 classes |
 //! | [`probes`] | linear and one-hidden-layer probes for phones, speakers and words |
+//! | [`parts`] | recordings cut in time; TIMIT's usual division |
+//! | [`compare`] | table 1: probes on contexts, MFCC and fresh networks |
 //! | [`mfcc`], [`supervised`] | what the paper compares with |
 //! | [`streaming`] | the networks on a stream, chunk by chunk |
 //! | [`synthetic`] | voices made of a pulse train and resonances, for tests and the smallest preset |
 
+pub mod compare;
 pub mod config;
 pub mod method;
 pub mod mfcc;
 pub mod model;
+pub mod parts;
 pub mod phones;
 pub mod probes;
 pub mod recipe;

@@ -60,6 +60,36 @@ impl Text {
         self.lines().filter(|line| !line.starts_with(DOCUMENT))
     }
 
+    /// Sentences that somebody in the text says (`true`) and sentences of the narrator (`false`), without quotation marks.
+    /// Straight double ones (`"`) enclose speech, also over several lines of a paragraph; sentences that are only in part
+    /// speech, and those that are nothing but marks, are left out.
+    pub fn dialogue(&self) -> Vec<(String, bool)> {
+        const MARK: char = '"';
+        let mut speech = false;
+        let mut sentences = Vec::new();
+        for line in self.content.lines().map(str::trim) {
+            // A paragraph that speech goes on in begins with a mark of its own.
+            if line.is_empty() || line.starts_with(DOCUMENT) {
+                speech = false;
+                continue;
+            }
+            let (mut said, mut told, mut inside) = (0, 0, speech);
+            for character in line.chars() {
+                match character {
+                    MARK => inside = !inside,
+                    _ if character.is_alphanumeric() && inside => said += 1,
+                    _ if character.is_alphanumeric() => told += 1,
+                    _ => {}
+                }
+            }
+            speech = inside;
+            if (said == 0) != (told == 0) {
+                sentences.push((line.replace(MARK, "").trim().to_string(), said > 0));
+            }
+        }
+        sentences
+    }
+
     fn lines(&self) -> impl Iterator<Item = &str> {
         self.content.lines().map(str::trim).filter(|line| !line.is_empty())
     }
@@ -188,6 +218,32 @@ fn fingerprint(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn dialogue_is_told_from_the_narrator() {
+        let text = Text::new(
+            "x",
+            "\"Oh!\nSingle, my dear.\"\n\nMr. Bennet made no answer.\n\"No,\" said he.\n\n\"She went on.\n\nHe left.\n\"\"\n=== y\nEnd.\n",
+        );
+        let got = text.dialogue();
+        let got: Vec<(&str, bool)> = got.iter().map(|(sentence, said)| (sentence.as_str(), *said)).collect();
+        let expected = [
+            ("Oh!", true),
+            ("Single, my dear.", true),
+            ("Mr. Bennet made no answer.", false),
+            ("She went on.", true),
+            ("He left.", false),
+            ("End.", false),
+        ];
+        assert_eq!(got, expected);
+        let prose = Text::prose().dialogue();
+        let said = prose.iter().filter(|(_, said)| *said).count();
+        assert!(
+            prose.len() > 1000 && (0.3..0.7).contains(&(said as f64 / prose.len() as f64)),
+            "{said} of {}",
+            prose.len()
+        );
+    }
 
     #[test]
     fn passages_keep_to_their_document() -> Result<()> {

@@ -8,6 +8,7 @@ use std::path::Path;
 use contrastive_core::eval::{Features, LogisticConfig, LogisticFit, Standardizer, fit_logistic};
 use contrastive_core::{Error, Result};
 
+use super::corpus::Text;
 use super::embedder::SentenceFeatures;
 
 /// How a set is divided.
@@ -75,6 +76,32 @@ impl LabelledSentences {
             return Err("a training or test part is empty".to_string());
         }
         Ok(set)
+    }
+
+    /// Sentences in their order with their labels, divided into so many folds of neighbours.
+    ///
+    /// # Errors
+    /// [`Error::Data`] for fewer than two folds or fewer sentences than two for each.
+    pub fn folded(name: impl Into<String>, sentences: Vec<(String, u32)>, folds: usize) -> Result<Self> {
+        let name = name.into();
+        let count = sentences.len();
+        if folds < 2 || count < 2 * folds {
+            let reason = format!("{count} sentences do not make {folds} folds");
+            return Err(Error::data(name, reason));
+        }
+        let (texts, labels) = sentences.into_iter().unzip();
+        let division = Division::Folds((0..count).map(|i| (i * folds / count) as u32).collect());
+        Ok(Self { name, texts, labels, division })
+    }
+
+    /// What can be asked of the prose that comes with the crate: whether somebody says a sentence or the narrator does
+    /// ([`Text::dialogue`]), in ten folds of neighbouring sentences.
+    ///
+    /// # Errors
+    /// None that the shipped text can cause.
+    pub fn dialogue() -> Result<Self> {
+        let sentences = Text::prose().dialogue().into_iter().map(|(text, said)| (text, u32::from(said)));
+        Self::folded("dialogue", sentences.collect(), 10)
     }
 
     /// The name in tables.
@@ -220,6 +247,16 @@ mod tests {
             let refused = read(text).expect_err("refused");
             assert!(refused.contains(fault), "{refused}");
         }
+    }
+
+    #[test]
+    fn folds_hold_neighbours() -> Result<()> {
+        let sentences = |n: u32| (0..n).map(|i| (format!("s{i}"), i % 2)).collect::<Vec<_>>();
+        let set = LabelledSentences::folded("set", sentences(5), 2)?;
+        assert_eq!(set.divisions(), [(vec![3, 4], vec![0, 1, 2]), (vec![0, 1, 2], vec![3, 4])]);
+        assert!(LabelledSentences::folded("set", sentences(3), 2).is_err());
+        assert_eq!(LabelledSentences::dialogue()?.divisions().len(), 10);
+        Ok(())
     }
 
     /// Sentences that one word decides.

@@ -1,0 +1,61 @@
+//! Figure 6.
+
+use anyhow::Result;
+use contrastive_core::data::Batches;
+use contrastive_cpc::rl::run::{Updates, environments, fit};
+use contrastive_cpc::rl::scenes::NAMES;
+use contrastive_cpc::rl::{RlRun, recipe};
+
+use super::figures::Returns;
+use super::{About, Measured, Session};
+
+/// Parts that learning curves are cut into.
+const PARTS: usize = 16;
+
+/// The mean return of the episodes that end in the last quarter of a run.
+pub const PROTOCOL: &str = "return-last-quarter-v1";
+
+/// The actor-critic with and without CPC: one maze in tier `smoke`, five in tier `small`.
+pub fn figure6(session: &Session) -> Result<()> {
+    let (preset, tasks, seeds): (_, &[&str], &[u64]) =
+        if session.small { ("small", &NAMES, &[0, 1, 2]) } else { ("smoke", &["seek_avoid"], &[0, 1]) };
+    for task in tasks {
+        for seed in session.seeds(seeds) {
+            for enabled in [false, true] {
+                let mut base = recipe::preset(preset)?;
+                base.environment.name = (*task).to_string();
+                base.method.cpc.enabled = enabled;
+                // Each seed plays in mazes of its own.
+                base.environment.first_seed = seed * base.method.environments as u64;
+                let run: RlRun = session.configured(&base, base.train.epochs, seed)?;
+                let method = if enabled { "a2c+cpc" } else { "a2c" };
+                let name = format!("cpc-rl-{task}-{}", method.replace('+', "-"));
+                let (agent, seconds) = session.train(&name, seed, |options| fit(&run, options))?;
+                let updates = run.train.epochs * run.method.updates_per_epoch;
+                let digits = |x: f64| (x * 1e3).round() / 1e3;
+                let curve = agent.curve(updates, PARTS);
+                let points = curve.points.iter().map(|p| (p.frames as f64, digits(p.mean))).collect();
+                let returns = Returns { task: (*task).to_string(), method: method.to_string(), seed, points };
+                session.draw(|figures| figures.add_returns(returns))?;
+                let about = About {
+                    method: method.to_string(),
+                    recipe: preset.to_string(),
+                    dataset: (*task).to_string(),
+                    data_hash: Updates::new(&run, &environments(&run)?).identity().1,
+                    config_hash: run.hash()?,
+                    seed,
+                    seconds,
+                };
+                // No episode need have ended in a short run.
+                let last = agent.curve(updates, 4).points.last().map(|point| Measured {
+                    protocol: PROTOCOL.to_string(),
+                    metric: "return",
+                    unit: "reward",
+                    value: point.mean,
+                });
+                session.record(&about, &last.into_iter().collect::<Vec<_>>())?;
+            }
+        }
+    }
+    Ok(())
+}
