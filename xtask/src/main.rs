@@ -5,6 +5,7 @@ mod baseline;
 mod bench;
 mod ci;
 mod compare;
+mod convert;
 mod curves;
 mod data;
 mod dry_run;
@@ -19,6 +20,7 @@ mod results;
 mod tables;
 mod train;
 mod tsne;
+mod weights;
 
 use clap::{Parser, Subcommand};
 
@@ -58,6 +60,8 @@ enum Verb {
     Tsne(tsne::Arguments),
     /// Draw where the class token of a vision transformer looks.
     Attention(attention::Arguments),
+    /// Turn a published PyTorch checkpoint into safetensors.
+    Convert(convert::Arguments),
     /// Measure the speed of a case.
     Bench(bench::Arguments),
     /// Run the checks that must hold besides the tests.
@@ -89,6 +93,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Eval(arguments) => eval::run(&arguments),
         Verb::Tsne(arguments) => tsne::run(&arguments),
         Verb::Attention(arguments) => attention::run(&arguments),
+        Verb::Convert(arguments) => convert::run(&arguments),
         Verb::Bench(arguments) => bench::run(&arguments),
         Verb::Ci => ci::run(),
     }
