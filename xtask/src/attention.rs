@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
 use contrastive_core::augment::{
     ColorSpace, CropBox, EvalTransform, IMAGENET_MEAN, IMAGENET_STD, Image, Interpolation, crop,
@@ -19,6 +19,7 @@ use serde_json::Value;
 
 use crate::methods::Plan;
 use crate::train::device;
+use crate::weights::pretrained;
 
 /// Arguments of the verb.
 #[derive(clap::Args)]
@@ -26,10 +27,10 @@ pub struct Arguments {
     /// The run directory: its encoder, or its newest checkpoint while there is no encoder.
     #[arg(long, required_unless_present = "weights", conflicts_with = "weights")]
     run: Option<PathBuf>,
-    /// Weights of a vision transformer under timm's names: an exported encoder, or DINO's published backbones as
-    /// safetensors.
+    /// Weights of a vision transformer: an exported or converted encoder, or a file or folder of timm's or of
+    /// `transformers`, or `hub:OWNER/NAME`.
     #[arg(long)]
-    weights: Option<PathBuf>,
+    weights: Option<String>,
     /// An image, or a folder of images.
     #[arg(long)]
     images: PathBuf,
@@ -39,7 +40,7 @@ pub struct Arguments {
     /// The shorter side of the images in pixels, before both sides are cut to multiples of the patch.
     #[arg(long, default_value_t = 480)]
     size: usize,
-    /// Attention heads of weights that do not tell; one for 64 channels where neither does.
+    /// Attention heads of weights that do not tell and whose width is none of the usual ones.
     #[arg(long)]
     heads: Option<usize>,
     /// `cpu`, `cuda:N` or `metal`.
@@ -52,7 +53,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<()> {
     let device = device(&arguments.device)?;
     let network = match (&arguments.run, &arguments.weights) {
-        (Some(run), _) => Network::of_run(run, arguments.heads, &device)?,
+        (Some(run), _) => Network::of_run(run, &device)?,
         (None, Some(file)) => Network::of_file(file, arguments.heads, &device)?,
         (None, None) => bail!("--run or --weights is needed"),
     };
@@ -94,52 +95,40 @@ struct Network {
 
 impl Network {
     /// The evaluated backbone of a run.
-    fn of_run(run: &Path, heads: Option<usize>, device: &Device) -> Result<Self> {
+    fn of_run(run: &Path, device: &Device) -> Result<Self> {
         let config: Value = read(&run.join("config.toml"))?;
         let backbone = config.pointer("/method/backbone").cloned().unwrap_or_default();
         let vit = match serde_json::from_value(backbone) {
-            Ok(BackboneConfig::Vit(vit)) => Some(vit),
+            Ok(BackboneConfig::Vit(vit)) => vit,
             Ok(other) => bail!("{}: `{other}` is no vision transformer", run.display()),
-            Err(_) => None,
+            Err(_) => bail!("{}: no vision transformer in its configuration", run.display()),
         };
         let eval = config.get("eval").cloned().and_then(|eval| serde_json::from_value(eval).ok());
         let encoder = run.join("encoder.safetensors");
         let (tensors, source) =
             if encoder.is_file() { (load_encoder(&encoder)?.0, encoder) } else { newest(run)? };
-        Self::new(tensors, &source, (vit, heads), eval, device)
+        Self::new(&tensors, &source, vit, eval, device)
     }
 
     /// An encoder of ours, or weights from elsewhere.
-    fn of_file(file: &Path, heads: Option<usize>, device: &Device) -> Result<Self> {
-        let (tensors, manifest) = match load_encoder(file) {
-            Ok(loaded) => loaded,
-            // Metadata of other programs.
-            Err(_) => (weights::load(file)?.0, None),
+    fn of_file(file: &str, heads: Option<usize>, device: &Device) -> Result<Self> {
+        let read = pretrained(file, heads)?;
+        let BackboneConfig::Vit(vit) = read.config else {
+            bail!("{file}: `{}` is no vision transformer", read.config)
         };
-        // What a manifest says of heads: `vit-d384-l12-h6-p16`.
-        let told = manifest.as_ref().and_then(|manifest| {
-            manifest.backbone.split('-').find_map(|part| part.strip_prefix('h')?.parse().ok())
-        });
-        let eval = manifest.and_then(|manifest| serde_json::from_str(&manifest.preprocessing).ok());
-        Self::new(tensors, file, (None, heads.or(told)), eval, device)
+        Self::new(&read.tensors, &read.source, vit, Some(read.preprocessing), device)
     }
 
     fn new(
-        tensors: HashMap<String, Tensor>,
+        tensors: &HashMap<String, Tensor>,
         source: &Path,
-        (vit, heads): (Option<VitConfig>, Option<usize>),
+        config: VitConfig,
         eval: Option<EvalTransform>,
         device: &Device,
     ) -> Result<Self> {
-        let tensors = timm_names(tensors);
-        let config = match vit {
-            Some(vit) => vit,
-            None => shape(&tensors, heads)
-                .with_context(|| format!("{}: no vision transformer under timm's names", source.display()))?,
-        };
         let params = ParamStore::new(0, device);
         let vit = VisionTransformer::new(&params.builder(), &VitConfig { drop_path: 0.0, ..config })?;
-        params.load(&tensors, source)?;
+        params.load(tensors, source)?;
         let (mean, std) = match eval {
             Some(eval) => (eval.mean, eval.std),
             None => (IMAGENET_MEAN.to_vec(), IMAGENET_STD.to_vec()),
@@ -178,38 +167,6 @@ fn newest(run: &Path) -> Result<(HashMap<String, Tensor>, PathBuf)> {
     method.params().load(&section("model/"), &path)?;
     method.load_state(&section("state/"))?;
     Ok((method.backbone().into_iter().collect(), path))
-}
-
-/// Names without the prefixes of wrappers and without what is no backbone.
-fn timm_names(tensors: HashMap<String, Tensor>) -> HashMap<String, Tensor> {
-    let bare = |name: &str| {
-        let name = name.strip_prefix("module.").unwrap_or(name);
-        name.strip_prefix("backbone.").unwrap_or(name).to_string()
-    };
-    let named = tensors.into_iter().map(|(name, t)| (bare(&name), t));
-    named.filter(|(name, _)| !name.starts_with("head.")).collect()
-}
-
-/// The configuration that these weights fit. All but the number of heads is in their shapes.
-fn shape(tensors: &HashMap<String, Tensor>, heads: Option<usize>) -> Result<VitConfig> {
-    let dims = |name: &str| tensors.get(name).map(Tensor::dims).ok_or_else(|| anyhow!("`{name}` is missing"));
-    let &[dim, in_channels, patch, _] = dims("patch_embed.proj.weight")? else {
-        bail!("`patch_embed.proj.weight` is no convolution");
-    };
-    let &[_, tokens, _] = dims("pos_embed")? else { bail!("`pos_embed` has not three dimensions") };
-    let side = (tokens.saturating_sub(1) as f64).sqrt().round() as usize;
-    let depth = (0..).take_while(|i| tensors.contains_key(&format!("blocks.{i}.norm1.weight"))).count();
-    let hidden = *dims("blocks.0.mlp.fc1.weight")?.first().unwrap_or(&0);
-    Ok(VitConfig {
-        image: side * patch,
-        patch,
-        dim,
-        depth,
-        heads: heads.unwrap_or((dim / 64).max(1)),
-        mlp_ratio: hidden / dim.max(1),
-        in_channels,
-        ..VitConfig::small(patch)
-    })
 }
 
 /// Writes the maps of all heads and their mean, each beside the image; the number of pictures.
@@ -287,6 +244,7 @@ mod tests {
         in_channels: 3,
         drop_path: 0.0,
         interpolation: contrastive_core::nn::Interpolation::Dino,
+        norm_eps: 1e-6,
     };
 
     /// Random weights in a file, named as in an official full checkpoint.
@@ -301,7 +259,7 @@ mod tests {
     fn arguments(folder: &Path, weights: &str) -> Arguments {
         Arguments {
             run: None,
-            weights: Some(folder.join(weights)),
+            weights: Some(folder.join(weights).to_string_lossy().into_owned()),
             images: folder.join("images"),
             out: folder.join("out"),
             size: 50,
@@ -333,7 +291,11 @@ mod tests {
         let drawn = image::open(folder.path().join("out/a.png-head1.png"))?.to_rgb8();
         assert_eq!(drawn.dimensions(), (96, 80));
         // The maps are the network's own.
-        let network = Network::of_file(&folder.path().join("vit.safetensors"), Some(3), &Device::Cpu)?;
+        let network = Network::of_file(
+            &folder.path().join("vit.safetensors").to_string_lossy(),
+            Some(3),
+            &Device::Cpu,
+        )?;
         let image = decode(&std::fs::read(folder.path().join("images/a.png"))?, Path::new("a.png"))?;
         let (shown, maps) = network.maps(&image, 50)?;
         let norm = Some((IMAGENET_MEAN.as_slice(), IMAGENET_STD.as_slice()));

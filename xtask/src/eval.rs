@@ -1,30 +1,41 @@
-//! `cargo xtask eval`: the encoder of a run on labelled data.
+//! `cargo xtask eval`: the encoder of a run, or weights from elsewhere, on labelled data.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
+use contrastive_core::augment::EvalTransform;
 use contrastive_core::data::{Source, Split};
 use contrastive_core::eval::{CacheKey, FeatureCache, Features, Metric, Protocol};
 use contrastive_core::experiment::features;
 use contrastive_core::image_eval::{ImageProtocol, Options, Subject};
-use contrastive_core::nn::BackboneConfig;
-use contrastive_core::train::Method;
+use contrastive_core::nn::{BackboneConfig, Mode, Module};
 use contrastive_core::train::config::{read, to_toml_string};
-use contrastive_core::weights::{Manifest, digest, load_encoder};
+use contrastive_core::weights::{digest, load_encoder};
 
 use crate::data;
 use crate::methods::Plan;
 use crate::progress::Bar;
 use crate::train::{device, stop_flag, tell_skipped};
+use crate::weights::pretrained;
 
 /// Arguments of the verb.
 #[derive(clap::Args)]
 pub struct Arguments {
     /// The run directory.
+    #[arg(long, required_unless_present = "weights", conflicts_with = "weights")]
+    run: Option<PathBuf>,
+    /// Weights from elsewhere instead of a run's: a converted encoder, a file or folder of torchvision's, timm's or
+    /// `transformers`' networks, or `hub:OWNER/NAME`.
     #[arg(long)]
-    run: PathBuf,
+    weights: Option<String>,
+    /// Attention heads of weights that do not tell and whose width is none of the usual ones.
+    #[arg(long, requires = "weights")]
+    heads: Option<usize>,
+    /// Where protocols that train on images keep their checkpoints; the run directory unless told.
+    #[arg(long)]
+    out: Option<PathBuf>,
     /// Labelled data with a training and a test part.
     #[arg(long)]
     data: String,
@@ -84,7 +95,16 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if images.is_empty() && (arguments.print_config || !arguments.set.is_empty()) {
         bail!("--set and --print-config are for protocols that train on images; name one with --protocol");
     }
-    let encoder = Encoder::open(&arguments.run, &device(&arguments.device)?)?;
+    let device = device(&arguments.device)?;
+    let encoder = match (&arguments.run, &arguments.weights) {
+        (Some(run), _) => Encoder::open(run, &device)?,
+        (None, Some(place)) => Encoder::of_weights(place, arguments.heads, &device)?,
+        (None, None) => bail!("--run or --weights is needed"),
+    };
+    let folder = arguments.out.as_ref().or(arguments.run.as_ref()).map(|folder| folder.join("protocols"));
+    if folder.is_none() && !images.is_empty() && !arguments.print_config {
+        bail!("--out is needed: protocols that train on images keep checkpoints");
+    }
     if !arguments.print_config {
         let of = |split| encoder.features(&arguments.data, split, arguments.workers);
         let test = if frozen.is_empty() { None } else { Some(of(Split::Test)?) };
@@ -119,7 +139,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     for protocol in images {
         let mut bar = Bar::new(protocol.name())?;
         let options = Options {
-            dir: arguments.run.join("protocols"),
+            dir: folder.clone().unwrap_or_default(),
             device: encoder.device.clone(),
             workers: arguments.workers,
             stop: stop.clone(),
@@ -144,14 +164,22 @@ fn tell(data: &str, protocol: &str, metrics: &[Metric]) {
     }
 }
 
-/// The encoder of a finished run.
+/// From images `[N, C, H, W]` to features `[N, D]`.
+type Encode = Box<dyn Fn(&Tensor) -> contrastive_core::Result<Tensor>>;
+
+/// The encoder of a finished run, or one from elsewhere.
 pub struct Encoder {
-    run: PathBuf,
+    /// The run directory; none for weights from elsewhere.
+    run: Option<PathBuf>,
     path: PathBuf,
-    plan: Plan,
-    method: Box<dyn Method>,
+    name: String,
+    encode: Encode,
+    /// Known for weights from elsewhere; a run's is in its configuration.
+    backbone: Option<BackboneConfig>,
+    eval: EvalTransform,
     tensors: HashMap<String, Tensor>,
-    manifest: Manifest,
+    /// Branch and preprocessing, as features are kept by them.
+    preprocessing: String,
     device: Device,
 }
 
@@ -164,30 +192,58 @@ impl Encoder {
         let plan = Plan::read(&manifest.method, &run.join("config.toml"))?;
         let mut method = plan.untrained(device)?;
         method.load_backbone(&tensors, &path)?;
-        Ok(Self { run: run.to_path_buf(), path, plan, method, tensors, manifest, device: device.clone() })
+        Ok(Self {
+            run: Some(run.to_path_buf()),
+            path,
+            preprocessing: format!("{} {}", manifest.branch, manifest.preprocessing),
+            name: manifest.method,
+            encode: Box::new(move |x| method.features(x)),
+            backbone: None,
+            eval: plan.eval().clone(),
+            tensors,
+            device: device.clone(),
+        })
+    }
+
+    /// Reads weights from elsewhere.
+    fn of_weights(place: &str, heads: Option<usize>, device: &Device) -> Result<Self> {
+        let read = pretrained(place, heads)?;
+        let (backbone, _) = read.build(device)?;
+        Ok(Self {
+            run: None,
+            path: read.source,
+            preprocessing: String::new(),
+            name: place.to_string(),
+            encode: Box::new(move |x| backbone.forward(x, &Mode::eval())),
+            backbone: Some(read.config),
+            eval: read.preprocessing,
+            tensors: read.tensors,
+            device: device.clone(),
+        })
     }
 
     /// The method that trained it.
     pub fn method(&self) -> &str {
-        &self.manifest.method
+        &self.name
     }
 
     /// Features of a part of a data set. They stay with the run: another protocol on the same data costs no forward
     /// pass.
     pub fn features(&self, data: &str, split: Split, workers: usize) -> Result<Features> {
-        let cache = FeatureCache::new(self.run.join("features"));
         let source = data::source(data, split)?;
-        let key = CacheKey {
-            checkpoint: digest(self.tensors.iter().map(|(name, t)| (name.as_str(), t)))?,
-            data: source.fingerprint(),
-            preprocessing: format!("{} {}", self.manifest.branch, self.manifest.preprocessing),
-        };
-        Ok(cache.get_or_compute(split.name(), &key, || {
-            let encode = |x: &Tensor| self.method.features(x);
-            let (features, skipped) = features(encode, source, self.plan.eval(), &self.device, workers)?;
+        let fingerprint = source.fingerprint();
+        let compute = || -> contrastive_core::Result<Features> {
+            let (features, skipped) = features(&self.encode, source, &self.eval, &self.device, workers)?;
             tell_skipped(&skipped);
             Ok(features)
-        })?)
+        };
+        let Some(run) = &self.run else { return Ok(compute()?) };
+        let key = CacheKey {
+            checkpoint: digest(self.tensors.iter().map(|(name, t)| (name.as_str(), t)))?,
+            data: fingerprint,
+            preprocessing: self.preprocessing.clone(),
+        };
+        Ok(FeatureCache::new(run.join("features")).get_or_compute(split.name(), &key, compute)?)
     }
 
     /// What protocols on images take.
@@ -201,13 +257,20 @@ impl Encoder {
         struct Settings {
             backbone: BackboneConfig,
         }
-        let run: Run = read(&self.run.join("config.toml"))
-            .context("protocols that train on images need a method with one backbone")?;
+        let backbone = match (&self.run, self.backbone) {
+            (Some(run), None) => {
+                let run: Run = read(&run.join("config.toml"))
+                    .context("protocols that train on images need a method with one backbone")?;
+                run.method.backbone
+            }
+            (_, Some(backbone)) => backbone,
+            (None, None) => bail!("{}: no backbone", self.path.display()),
+        };
         Ok(Subject {
-            backbone: run.method.backbone,
+            backbone,
             tensors: self.tensors.clone(),
             path: self.path.clone(),
-            eval: self.plan.eval().clone(),
+            eval: self.eval.clone(),
         })
     }
 }

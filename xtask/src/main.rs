@@ -5,6 +5,7 @@ mod baseline;
 mod bench;
 mod ci;
 mod compare;
+mod convert;
 mod cpc;
 mod curves;
 mod data;
@@ -20,6 +21,7 @@ mod results;
 mod tables;
 mod train;
 mod tsne;
+mod weights;
 
 use clap::{Parser, Subcommand};
 
@@ -59,6 +61,8 @@ enum Verb {
     Tsne(tsne::Arguments),
     /// Draw where the class token of a vision transformer looks.
     Attention(attention::Arguments),
+    /// Turn a published PyTorch checkpoint into safetensors.
+    Convert(convert::Arguments),
     /// Measure the speed of a case.
     Bench(bench::Arguments),
     /// Run the checks that must hold besides the tests.
@@ -90,6 +94,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Eval(arguments) => eval::run(&arguments),
         Verb::Tsne(arguments) => tsne::run(&arguments),
         Verb::Attention(arguments) => attention::run(&arguments),
+        Verb::Convert(arguments) => convert::run(&arguments),
         Verb::Bench(arguments) => bench::run(&arguments),
         Verb::Ci => ci::run(),
     }

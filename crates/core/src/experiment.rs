@@ -295,6 +295,7 @@ pub fn train_parts<C: Serialize>(
         preprocessing,
         data: DataIdentity { name, fingerprint },
         licence: "unspecified".to_string(),
+        origin: None,
     };
     let lr = |progress: &Progress| optim.lr(train.batch_size, progress);
     let weight_decay =

@@ -2,11 +2,10 @@
 //!
 //! A training checkpoint holds `backbone.*` and `head.*` (v3: `projector.*`, `predictor.*`), the key encoder as
 //! `momentum.*` and the queue as `queue`, `queue.next`, `queue.pushed`; an exported encoder holds the query encoder's
-//! backbone under torchvision's or timm's names. [`official_backbone`] reads the authors' files.
+//! backbone under torchvision's or timm's names. [`PUBLISHED`] says how the authors' files name the same things.
 
-use std::collections::HashMap;
-
-use candle_core::Tensor;
+use contrastive_core::augment::Interpolation;
+use contrastive_core::weights::published::{Branch, Published, imagenet_eval};
 
 use crate::config::TransformerConfig;
 
@@ -32,56 +31,104 @@ pub fn is_fixed(config: &TransformerConfig, name: &str) -> bool {
     (config.sin_cos && name == POSITIONS) || (config.frozen_patches && name.starts_with(PATCHES))
 }
 
-/// The backbone in the `state_dict` of an official checkpoint, under torchvision's or timm's names: that of the query
-/// encoder (v1, v2: `module.encoder_q.`) or of the base encoder (v3: `module.base_encoder.`), without its head
-/// (`fc.*`; `head.*` of a transformer) and without the counters of batch norm. Empty where there is neither.
-///
-/// Build a v3 ViT-S with 12 heads: weights of 6 heads have the same shapes.
-pub fn official_backbone(state: &HashMap<String, Tensor>) -> HashMap<String, Tensor> {
-    let own = |name: &str| -> Option<String> {
-        let name = ["module.encoder_q.", "module.base_encoder."].iter().find_map(|p| name.strip_prefix(p))?;
-        let dropped =
-            name.starts_with("fc.") || name.starts_with("head.") || name.ends_with("num_batches_tracked");
-        (!dropped).then(|| name.to_string())
-    };
-    state.iter().filter_map(|(name, tensor)| Some((own(name)?, tensor.clone()))).collect()
-}
+/// The files of facebookresearch/moco and facebookresearch/moco-v3. The queue is left out: nothing but training goes on
+/// from it.
+pub const PUBLISHED: &[Published] = &[
+    Published {
+        method: "moco-v1",
+        file: "pretraining checkpoint",
+        repository: "facebookresearch/moco",
+        has: &["encoder_q.conv1.weight", "encoder_q.fc.weight", "encoder_k.", "queue"],
+        lacks: &[],
+        rows: None,
+        branches: &[
+            Branch {
+                name: "online",
+                tables: &["state_dict"],
+                prefix: "encoder_q.",
+                parts: &[("fc.", "head.0.")],
+                beside: &[],
+                backbone: true,
+            },
+            Branch {
+                name: "target",
+                tables: &["state_dict"],
+                prefix: "encoder_k.",
+                parts: &[("fc.", "head.0.")],
+                beside: &[],
+                backbone: true,
+            },
+        ],
+        attention_heads: &[],
+        data: "imagenet-1k",
+        licence: "CC-BY-NC-4.0",
+        eval: || imagenet_eval(Interpolation::Bilinear),
+    },
+    Published {
+        method: "moco-v2",
+        file: "pretraining checkpoint",
+        repository: "facebookresearch/moco",
+        has: &["encoder_q.conv1.weight", "encoder_q.fc.0.weight", "encoder_k.", "queue"],
+        lacks: &[],
+        rows: None,
+        branches: &[
+            Branch {
+                name: "online",
+                tables: &["state_dict"],
+                prefix: "encoder_q.",
+                parts: &[("fc.", "head.")],
+                beside: &[],
+                backbone: true,
+            },
+            Branch {
+                name: "target",
+                tables: &["state_dict"],
+                prefix: "encoder_k.",
+                parts: &[("fc.", "head.")],
+                beside: &[],
+                backbone: true,
+            },
+        ],
+        attention_heads: &[],
+        data: "imagenet-1k",
+        licence: "CC-BY-NC-4.0",
+        eval: || imagenet_eval(Interpolation::Bilinear),
+    },
+    Published {
+        method: "moco-v3",
+        file: "pretraining checkpoint",
+        repository: "facebookresearch/moco-v3",
+        has: &["base_encoder.", "momentum_encoder.", "predictor."],
+        lacks: &[],
+        rows: None,
+        branches: &[
+            Branch {
+                name: "online",
+                tables: &["state_dict"],
+                prefix: "base_encoder.",
+                parts: &[("fc.", "projector."), ("head.", "projector.")],
+                beside: &[("predictor.", "predictor.")],
+                backbone: true,
+            },
+            Branch {
+                name: "target",
+                tables: &["state_dict"],
+                prefix: "momentum_encoder.",
+                parts: &[("fc.", "projector."), ("head.", "projector.")],
+                beside: &[],
+                backbone: true,
+            },
+        ],
+        attention_heads: &[(384, 12)],
+        data: "imagenet-1k",
+        licence: "CC-BY-NC-4.0",
+        eval: || imagenet_eval(Interpolation::Bilinear),
+    },
+];
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{DType, Device};
-    use contrastive_core::Result;
-
     use super::*;
-
-    #[test]
-    fn official_files_give_their_backbone() -> Result<()> {
-        let tensor = Tensor::zeros(1, DType::F32, &Device::Cpu)?;
-        let of = |names: &[&str]| {
-            let state = names.iter().map(|name| (name.to_string(), tensor.clone())).collect();
-            let mut names: Vec<String> = official_backbone(&state).into_keys().collect();
-            names.sort();
-            names
-        };
-        let v2 = [
-            "module.encoder_q.conv1.weight",
-            "module.encoder_q.bn1.num_batches_tracked",
-            "module.encoder_q.fc.0.weight",
-            "module.encoder_k.conv1.weight",
-            "module.queue",
-            "module.queue_ptr",
-        ];
-        assert_eq!(of(&v2), ["conv1.weight"]);
-        let v3 = [
-            "module.base_encoder.cls_token",
-            "module.base_encoder.head.0.weight",
-            "module.base_encoder.blocks.0.attn.qkv.bias",
-            "module.momentum_encoder.cls_token",
-            "module.predictor.0.weight",
-        ];
-        assert_eq!(of(&v3), ["blocks.0.attn.qkv.bias", "cls_token"]);
-        Ok(())
-    }
 
     #[test]
     fn fixed_parameters_are_the_papers() {

@@ -31,12 +31,25 @@ pub struct VitConfig {
     pub drop_path: f64,
     /// How positions are interpolated for images of another size.
     pub interpolation: Interpolation,
+    /// The epsilon of all layer norms: timm's and DINO's 1e-6; weights of `transformers` may have 1e-12.
+    #[serde(default = "timm_epsilon", skip_serializing_if = "is_timm_epsilon")]
+    pub norm_eps: f64,
+}
+
+fn timm_epsilon() -> f64 {
+    EPS
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_timm_epsilon(eps: &f64) -> bool {
+    *eps == EPS
 }
 
 /// `vit-s16`-like: `vit-d384-l12-h6-p16`.
 impl std::fmt::Display for VitConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "vit-d{}-l{}-h{}-p{}", self.dim, self.depth, self.heads, self.patch)
+        write!(f, "vit-d{}-l{}-h{}-p{}", self.dim, self.depth, self.heads, self.patch)?;
+        if is_timm_epsilon(&self.norm_eps) { Ok(()) } else { write!(f, "-eps{:e}", self.norm_eps) }
     }
 }
 
@@ -53,6 +66,7 @@ impl VitConfig {
             in_channels: 3,
             drop_path: 0.0,
             interpolation: Interpolation::Dino,
+            norm_eps: EPS,
         }
     }
 
@@ -91,6 +105,12 @@ impl VitConfig {
             return Err(Error::config(
                 format!("{at}.heads"),
                 format!("{} do not divide {}", self.heads, self.dim),
+            ));
+        }
+        if !(self.norm_eps > 0.0 && self.norm_eps < 1.0) {
+            return Err(Error::config(
+                format!("{at}.norm_eps"),
+                format!("{} is not in (0, 1)", self.norm_eps),
             ));
         }
         if !(0.0..1.0).contains(&self.drop_path) {
@@ -141,7 +161,7 @@ impl VisionTransformer {
             cls,
             positions,
             blocks,
-            norm: LayerNorm::new(&b.pp("norm"), dim, EPS)?,
+            norm: LayerNorm::new(&b.pp("norm"), dim, config.norm_eps)?,
             config: *config,
         })
     }
@@ -262,10 +282,10 @@ impl Block {
             Linear::new(&b, inputs, outputs, INIT, Some(Init::Const(0.0)))
         };
         Ok(Self {
-            norm1: LayerNorm::new(&b.pp("norm1"), dim, EPS)?,
+            norm1: LayerNorm::new(&b.pp("norm1"), dim, config.norm_eps)?,
             qkv: linear("attn.qkv", dim, 3 * dim)?,
             proj: linear("attn.proj", dim, dim)?,
-            norm2: LayerNorm::new(&b.pp("norm2"), dim, EPS)?,
+            norm2: LayerNorm::new(&b.pp("norm2"), dim, config.norm_eps)?,
             fc1: linear("mlp.fc1", dim, hidden)?,
             fc2: linear("mlp.fc2", hidden, dim)?,
             heads: config.heads,

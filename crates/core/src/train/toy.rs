@@ -210,6 +210,7 @@ pub fn manifest() -> Manifest {
         preprocessing: "none".into(),
         data: DataIdentity { name: "noise".into(), fingerprint: "f00d".into() },
         licence: "CC0-1.0".into(),
+        origin: None,
     }
 }
 

@@ -40,6 +40,21 @@ pub struct Manifest {
     pub data: DataIdentity,
     /// The licence of the weights, as an SPDX expression or the words of the data's owner.
     pub licence: String,
+    /// What it was converted from; none for weights that were trained here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+}
+
+/// The file that weights were converted from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Origin {
+    /// The file's name, without folders.
+    pub file: String,
+    /// BLAKE3 of its bytes, in hexadecimal.
+    pub blake3: String,
+    /// Whose layout it has (`facebookresearch/moco`).
+    pub repository: String,
 }
 
 /// Writes an encoder and its manifest.

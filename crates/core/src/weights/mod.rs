@@ -5,12 +5,22 @@
 //! [`crate::Error::Format`] that names the file.
 
 mod atomic;
+mod convert;
+mod infer;
 mod manifest;
+mod pretrained;
+pub mod published;
+mod settings;
 mod tensors;
+pub mod torch;
+mod transformers;
 
 pub(crate) use atomic::TEMPORARY_PREFIX;
 pub use atomic::write_atomically;
-pub use manifest::{DataIdentity, MANIFEST_VERSION, Manifest, load_encoder, save_encoder};
+pub use convert::{Converted, Request, convert};
+pub use infer::Hints;
+pub use manifest::{DataIdentity, MANIFEST_VERSION, Manifest, Origin, load_encoder, save_encoder};
+pub use pretrained::Pretrained;
 pub use tensors::{METADATA_KEY, canonical_json, digest, load, save};
 
 #[cfg(test)]

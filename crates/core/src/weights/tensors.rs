@@ -62,24 +62,42 @@ fn bytes_of(tensor: &Tensor) -> Result<Vec<u8>> {
 /// [`Error::Io`]; [`Error::Format`] for a name that comes twice or an element type that the format has not; a tensor
 /// that cannot be read back from its device. The old file is then untouched.
 pub fn save(path: &Path, tensors: &[(String, Tensor)], metadata: &Value) -> Result<()> {
-    let mut order: Vec<&(String, Tensor)> = tensors.iter().collect();
-    order.sort_by(|(a, x), (b, y)| {
-        y.dtype().size_in_bytes().cmp(&x.dtype().size_in_bytes()).then_with(|| a.cmp(b))
+    let outline = |(name, t): &(String, Tensor)| (name.clone(), t.dtype(), t.dims().to_vec());
+    let outlines: Vec<Outline> = tensors.iter().map(outline).collect();
+    save_each(path, &outlines, metadata, |i| Ok(tensors[i].1.clone()))
+}
+
+/// Name, element type and shape of a tensor that is still to come.
+pub(super) type Outline = (String, DType, Vec<usize>);
+
+/// [`save`] of tensors that are made one by one, in the order of the file: `tensor` is given their places in `outlines`
+/// and is held against them.
+pub(super) fn save_each(
+    path: &Path,
+    outlines: &[Outline],
+    metadata: &Value,
+    mut tensor: impl FnMut(usize) -> Result<Tensor>,
+) -> Result<()> {
+    let mut order: Vec<usize> = (0..outlines.len()).collect();
+    order.sort_by(|&i, &j| {
+        let ((a, x, _), (b, y, _)) = (&outlines[i], &outlines[j]);
+        y.size_in_bytes().cmp(&x.size_in_bytes()).then_with(|| a.cmp(b))
     });
     let quoted = |text: &str| Value::String(text.to_string()).to_string();
     let mut header =
         format!("{{\"__metadata__\":{{{}:{}}}", quoted(METADATA_KEY), quoted(&canonical_json(metadata)));
     let mut offset = 0;
     let mut seen = std::collections::HashSet::new();
-    for (name, tensor) in &order {
+    for (name, dtype, dims) in order.iter().map(|&i| &outlines[i]) {
         if name == "__metadata__" || !seen.insert(name) {
             return Err(Error::format(path, format!("two tensors are named `{name}`")));
         }
-        let Some(dtype) = file_dtype(tensor.dtype()) else {
-            return Err(Error::format(path, format!("`{name}` has element type {:?}", tensor.dtype())));
+        let size = dtype.size_in_bytes();
+        let Some(dtype) = file_dtype(*dtype) else {
+            return Err(Error::format(path, format!("`{name}` has element type {dtype:?}")));
         };
-        let end = offset + tensor.elem_count() * tensor.dtype().size_in_bytes();
-        let (shape, key) = (Value::from(tensor.dims()), quoted(name));
+        let end = offset + dims.iter().product::<usize>() * size;
+        let (shape, key) = (Value::from(dims.as_slice()), quoted(name));
         header.push_str(&format!(
             ",{key}:{{\"dtype\":\"{dtype}\",\"shape\":{shape},\"data_offsets\":[{offset},{end}]}}"
         ));
@@ -94,8 +112,12 @@ pub fn save(path: &Path, tensors: &[(String, Tensor)], metadata: &Value) -> Resu
         let mut put = |bytes: &[u8]| file.write_all(bytes).map_err(Error::io(path));
         put(&(header.len() as u64).to_le_bytes())?;
         put(header.as_bytes())?;
-        for (_, tensor) in order {
-            put(&bytes_of(tensor)?)?;
+        for i in order {
+            let (tensor, (name, dtype, dims)) = (tensor(i)?, &outlines[i]);
+            if tensor.dtype() != *dtype || tensor.dims() != dims {
+                return Err(Error::format(path, format!("`{name}` is not the tensor that was announced")));
+            }
+            put(&bytes_of(&tensor)?)?;
         }
         Ok(())
     })

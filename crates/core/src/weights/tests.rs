@@ -237,6 +237,7 @@ fn manifest_round_trip() -> Result<()> {
         preprocessing: "none".into(),
         data: DataIdentity { name: "digits".into(), fingerprint: "00ff".into() },
         licence: "CC0-1.0".into(),
+        origin: None,
     };
     save_encoder(&path, &sample()?, &manifest)?;
     let (tensors, read) = load_encoder(&path)?;

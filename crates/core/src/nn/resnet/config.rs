@@ -130,12 +130,12 @@ impl ResNetConfig {
     }
 
     /// Channels of the stem and of the first group before expansion.
-    pub(in crate::nn) fn base(&self) -> usize {
+    pub(crate) fn base(&self) -> usize {
         self.base_width * self.width_multiplier
     }
 
     /// Blocks of each group and whether they are bottlenecks.
-    pub(in crate::nn) fn blocks(&self) -> Result<([usize; 4], bool)> {
+    pub(crate) fn blocks(&self) -> Result<([usize; 4], bool)> {
         match self.depth {
             18 => Ok(([2, 2, 2, 2], false)),
             34 => Ok(([3, 4, 6, 3], false)),

@@ -20,6 +20,7 @@ const SMALL: VitConfig = VitConfig {
     in_channels: 3,
     drop_path: 0.0,
     interpolation: Interpolation::Dino,
+    norm_eps: 1e-6,
 };
 
 fn fixture() -> Value {

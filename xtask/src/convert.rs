@@ -1,0 +1,182 @@
+//! `cargo xtask convert`: published PyTorch checkpoints to safetensors.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use contrastive_core::weights::published::{PLAIN, Published};
+use contrastive_core::weights::torch::Checkpoint;
+use contrastive_core::weights::{Request, convert};
+
+/// Arguments of the verb.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// The checkpoint, as its authors published it.
+    file: PathBuf,
+    /// The method that it is of: `moco-v2`, `dino`; `torchvision` and `timm` for networks without a method.
+    #[arg(long)]
+    method: Option<String>,
+    /// The network that is wanted where there are several (`online`, `target`, `teacher`, `student`).
+    #[arg(long)]
+    branch: Option<String>,
+    /// The folder to write to.
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Attention heads of a transformer whose width is none of the usual ones.
+    #[arg(long)]
+    heads: Option<usize>,
+    /// A Python name that the file uses beside the known ones (`package.module.Name`); its objects are skipped.
+    #[arg(long = "skip", value_name = "NAME")]
+    skip: Vec<String>,
+    /// Print what is in the file and stop.
+    #[arg(long)]
+    list: bool,
+}
+
+/// Every layout that is known.
+fn layouts() -> Vec<&'static Published> {
+    let methods = [
+        contrastive_instdisc::weights::PUBLISHED,
+        contrastive_moco::weights::PUBLISHED,
+        contrastive_swav::weights::PUBLISHED,
+        contrastive_simsiam::weights::PUBLISHED,
+        contrastive_dino::weights::PUBLISHED,
+        PLAIN,
+    ];
+    methods.into_iter().flatten().collect()
+}
+
+/// Converts.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let mut checkpoint = Checkpoint::open_skipping(&arguments.file, &arguments.skip)?;
+    if arguments.list {
+        return list(&checkpoint);
+    }
+    let (Some(method), Some(out)) = (&arguments.method, &arguments.out) else {
+        anyhow::bail!("--method and --out are needed (--list prints what is in the file)");
+    };
+    let layouts = layouts();
+    let request =
+        Request { method, branch: arguments.branch.as_deref(), heads: arguments.heads, layouts: &layouts };
+    let converted = convert(&mut checkpoint, request, out)?;
+    let backbone = converted.backbone.map_or("no backbone".to_string(), |backbone| backbone.to_string());
+    println!("{}: {backbone}, `{}`", converted.layout.describe(), converted.branch);
+    for (file, tensors) in &converted.written {
+        println!("{}: {tensors} tensors", file.display());
+    }
+    if converted.left_out > 0 {
+        println!("{} tensors were left out", converted.left_out);
+    }
+    Ok(())
+}
+
+/// One line for each tensor: dictionary, name, type and shape.
+fn list(checkpoint: &Checkpoint) -> Result<()> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    for (place, table) in checkpoint.tables() {
+        for (name, stored) in table {
+            let dtype = stored.dtype().map_or("other".to_string(), |dtype| format!("{dtype:?}"));
+            let (place, name) = (place.escape_debug(), name.escape_debug());
+            let line = writeln!(out, "{place}\t{name}\t{dtype}\t{:?}", stored.shape());
+            // Who reads the lines may have seen enough.
+            if line.is_err() {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+    use crate::methods::Plan;
+
+    /// The names of `prefix` followed by each of `leaves`.
+    fn names(prefix: &str, leaves: &[&str]) -> Vec<String> {
+        leaves.iter().map(|leaf| format!("{prefix}.{leaf}")).collect()
+    }
+
+    /// Method, preset, settings that make it small, and the names beside the backbone.
+    type Case = (&'static str, &'static str, &'static [&'static str], Vec<Vec<String>>);
+
+    const NORM: [&str; 4] = ["weight", "bias", "running_mean", "running_var"];
+
+    /// What the authors' heads hold, under the names that conversion gives them, is what the method's own model has.
+    #[test]
+    fn heads_have_the_names_of_the_models() -> Result<()> {
+        let linear = ["weight", "bias"];
+        let running = &NORM[2..];
+        let cases: [Case; 7] = [
+            ("instdisc", "imagenet", &["base_width=2"], vec![names("head.0", &linear)]),
+            ("moco-v1", "imagenet", &["base_width=2"], vec![names("head.0", &linear)]),
+            (
+                "moco-v2",
+                "imagenet",
+                &["base_width=2"],
+                vec![names("head.0", &linear), names("head.2", &linear)],
+            ),
+            (
+                "moco-v3",
+                "imagenet-100",
+                &["base_width=2"],
+                vec![
+                    names("projector", &["0.weight", "3.weight"]),
+                    names("projector.1", &NORM),
+                    names("projector.4", running),
+                    names("predictor", &["0.weight", "3.weight"]),
+                    names("predictor.1", &NORM),
+                ],
+            ),
+            (
+                "swav",
+                "imagenet",
+                &["base_width=2"],
+                vec![
+                    names("projector.0", &linear),
+                    names("projector.1", &NORM),
+                    names("projector.3", &linear),
+                    names("prototypes", &["weight"]),
+                ],
+            ),
+            (
+                "simsiam",
+                "imagenet-repository-256",
+                &["base_width=2"],
+                vec![
+                    names("projector", &["0.weight", "3.weight", "6.weight"]),
+                    names("projector.1", &NORM),
+                    names("projector.4", &NORM),
+                    names("projector.7", running),
+                    names("predictor.0", &["weight"]),
+                    names("predictor.1", &NORM),
+                    names("predictor.3", &linear),
+                ],
+            ),
+            (
+                "dino",
+                "imagenet",
+                &["depth=1"],
+                vec![
+                    names("head.mlp.0", &linear),
+                    names("head.mlp.2", &linear),
+                    names("head.mlp.4", &linear),
+                    names("head.last_layer", &["weight_g", "weight_v"]),
+                ],
+            ),
+        ];
+        for (method, preset, set, expected) in cases {
+            let set: Vec<String> = set.iter().map(|set| format!("method.backbone.{set}")).collect();
+            let mut expected = expected.concat();
+            expected.sort();
+            let model = Plan::new(method, preset, None, &set)?.untrained(&Device::Cpu)?;
+            let mut found: Vec<String> = model.params().entries().into_iter().map(|e| e.name).collect();
+            found.retain(|name| !name.starts_with("backbone."));
+            found.sort();
+            assert_eq!(found, expected, "{method}");
+        }
+        Ok(())
+    }
+}
