@@ -122,6 +122,7 @@ pub(super) fn expected(config: &BackboneConfig) -> Result<Shapes, String> {
     match config {
         BackboneConfig::Resnet(config) => expected_resnet(config, &mut shapes)?,
         BackboneConfig::Vit(config) => expected_transformer(config, &mut shapes),
+        other => return Err(format!("no layout that is read is of {other}")),
     }
     Ok(shapes)
 }

@@ -238,5 +238,6 @@ fn eval(
             crop: Some(vit.image),
             ..imagenet_eval(Interpolation::Bicubic)
         },
+        other => return Err(format!("how images are prepared for {other} is not known")),
     })
 }
