@@ -231,7 +231,7 @@ fn what_cpc_cannot_run_is_named() -> Result<()> {
     refused(small("cpc-text", &data), &["CR.tsv", "line 1"])?;
     refuses(&["reproduce", "cpc-text", "--data", &data], &["--tier small"])?;
     refuses(&["reproduce", "cpc-negatives"], &["TIMIT"])?;
-    refuses(&["reproduce", "cpc", "--tier", "paper"], &["paper", "LibriSpeech"])?;
+    refuses(&["reproduce", "cpc-speech", "--tier", "paper"], &["paper", "LibriSpeech"])?;
     refuses(&["reproduce", "cpc", "simclr", "--tier", "small", "--data", &data], &["simclr", "cpc-speech"])?;
     refuses(&["reproduce", "cpc-sounds"], &["cpc-sounds", "cpc-speech"])?;
     let set = ["reproduce", "cpc-text", "--out", &out, "--set", "method.steps=9"];
