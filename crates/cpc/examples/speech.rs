@@ -9,16 +9,15 @@
 //! speakers always (every fifth recording of each for the test). `minutes=M` ends training after about M minutes; run it
 //! again to go on. `supervised=E` trains the same networks on phones for E epochs instead and prints their accuracy.
 
+mod common;
+
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
 use anyhow::{Result, bail};
 use candle_core::Device;
 use contrastive_core::experiment::RunOptions;
+use contrastive_core::train::Outcome;
 use contrastive_core::train::config::layered;
-use contrastive_core::train::{EpochRecord, Method, Notes, Observer, Outcome, StepRecord};
 use contrastive_cpc::audio::{Corpus, Layout, LoadOptions};
 use contrastive_cpc::speech::mfcc::{Mfcc, MfccConfig};
 use contrastive_cpc::speech::parts::timit;
@@ -28,40 +27,7 @@ use contrastive_cpc::speech::probes::{
 use contrastive_cpc::speech::run::{fit, fit_supervised, step_scores};
 use contrastive_cpc::speech::{Recordings, SpeechCpc, SpeechRun, recipe};
 
-/// Prints epochs and ends the run when its time is over.
-struct Watch {
-    began: Instant,
-    minutes: f64,
-    stop: Arc<AtomicBool>,
-}
-
-impl Observer for Watch {
-    fn on_step(&mut self, _record: &StepRecord<'_>, _notes: &mut Notes) -> contrastive_core::Result<()> {
-        if self.began.elapsed().as_secs_f64() > 60.0 * self.minutes {
-            self.stop.store(true, Ordering::Relaxed);
-        }
-        Ok(())
-    }
-
-    fn on_epoch(
-        &mut self,
-        record: &EpochRecord<'_>,
-        _: &dyn Method,
-        _: &mut Notes,
-    ) -> contrastive_core::Result<()> {
-        let term = |name: &str| record.terms.iter().find(|(n, _)| n == name).map_or(f64::NAN, |(_, v)| *v);
-        let (epoch, of) = (record.progress.epoch + 1, record.progress.total_epochs);
-        let (loss, accuracy, above, seconds) = (record.loss, term("accuracy"), term("above"), record.seconds);
-        println!(
-            "epoch {epoch}/{of} loss {loss:.3} accuracy {accuracy:.3} above {above:.3} ({seconds:.1} s)"
-        );
-        Ok(())
-    }
-
-    fn on_warning(&mut self, step: u64, text: &str) {
-        println!("step {step}: {text}");
-    }
-}
+use common::{Watch, preset, take};
 
 fn rows(
     title: &str,
@@ -120,20 +86,13 @@ fn probes(
 
 fn main() -> Result<()> {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
-    let mut own = |key: &str| {
-        let place = arguments.iter().position(|a| a.starts_with(key));
-        place.map(|i| arguments.remove(i)[key.len()..].to_string())
-    };
-    let minutes = own("minutes=").map_or(Ok(f64::INFINITY), |text| text.parse())?;
-    let supervised_epochs = own("supervised=").map(|text| text.parse()).transpose()?;
+    let minutes = take(&mut arguments, "minutes").map_or(Ok(f64::INFINITY), |text| text.parse())?;
+    let supervised_epochs = take(&mut arguments, "supervised").map(|text| text.parse()).transpose()?;
     let [folder, dir, rest @ ..] = arguments.as_slice() else {
         bail!("usage: speech FOLDER RUN [PRESET] [minutes=M] [key=value ...]");
     };
-    let (preset, set) = match rest.split_first() {
-        Some((first, rest)) if !first.contains('=') => (first.as_str(), rest),
-        _ => ("small", rest),
-    };
-    let run = layered(&recipe::preset(preset)?, None, set)?;
+    let (name, set) = preset(rest, "small");
+    let run = layered(&recipe::preset(name)?, None, set)?;
     let corpus = Corpus::open(folder)?;
     let recordings = corpus.load(LoadOptions::default())?;
     let (count, speakers) = (corpus.len(), corpus.speakers().len());
@@ -142,11 +101,8 @@ fn main() -> Result<()> {
         return supervised(&run, &recordings, dir, epochs);
     }
 
-    let stop = Arc::<AtomicBool>::default();
-    let mut watch = Watch { began: Instant::now(), minutes, stop: stop.clone() };
-    let options =
-        RunOptions { stop, resume: true, observers: vec![&mut watch], ..RunOptions::new(PathBuf::from(dir)) };
-    let (method, outcome) = fit(&run, &recordings, options)?;
+    let mut watch = Watch::new(minutes, false);
+    let (method, outcome) = fit(&run, &recordings, watch.options(dir))?;
     if outcome == Outcome::Interrupted {
         println!("time is over; the same command goes on");
         return Ok(());

@@ -5,8 +5,8 @@ use super::shape::ConvShape;
 use super::winograd::{self, Variant};
 use crate::kernels::precision::Precision;
 
-/// The tiles that Winograd's algorithm uses, if it is the way to go: not where products of rounded operands are. Where sums must be as good as direct ones, only
-/// the small tile is.
+/// The tiles that Winograd's algorithm uses, if it is the way to go: not where products of rounded operands are. Where
+/// sums must be as good as direct ones, only the small tile is.
 fn tiles(precision: Precision, shape: &ConvShape) -> Option<Variant> {
     if implicit::rounds(precision, shape) {
         return None;
