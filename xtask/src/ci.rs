@@ -21,8 +21,13 @@ const FORBIDDEN: [(&str, &str); 8] = [
 ];
 
 /// Crates of the workspace that are no methods.
-const OTHERS: [&str; 4] =
-    ["contrastive-core", "contrastive-scenes", "contrastive-testing", "contrastive-benches"];
+const OTHERS: [&str; 5] = [
+    "contrastive-core",
+    "contrastive-mpi",
+    "contrastive-scenes",
+    "contrastive-testing",
+    "contrastive-benches",
+];
 
 /// The features that every crate passes on to Candle under its own name.
 const DEVICES: [&str; 6] = ["cuda", "cudnn", "nccl", "metal", "mkl", "accelerate"];

@@ -16,6 +16,7 @@ mod methods;
 mod peers;
 mod progress;
 mod published;
+mod ranks;
 mod reproduce;
 mod results;
 mod tables;

@@ -1,8 +1,8 @@
 //! `cargo xtask train`: one method on your own data.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
@@ -13,6 +13,7 @@ use contrastive_core::train::{Observer, Outcome, ProbeMonitor};
 use crate::data;
 use crate::methods::{Plan, presets};
 use crate::progress::Bar;
+use crate::ranks::Ranks;
 
 /// Arguments of the verb.
 #[derive(clap::Args)]
@@ -43,9 +44,11 @@ pub struct Arguments {
     /// `cpu`, `cuda:N` or `metal`.
     #[arg(long, default_value = "cpu")]
     device: String,
-    /// Threads that prepare batches. Has no effect on the result.
+    /// Threads that prepare batches, for each rank. Has no effect on the result.
     #[arg(long, default_value_t = 2)]
     workers: usize,
+    #[command(flatten)]
+    ranks: Ranks,
 }
 
 /// The run was stopped by a signal; a checkpoint holds everything.
@@ -78,23 +81,32 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     };
     let plan = Plan::new(&arguments.method, &arguments.preset, arguments.config.as_deref(), &arguments.set)?;
     let source = data::source(data, Split::Train)?;
-    println!("{}: {} samples, configuration {}", source.name(), source.len(), plan.hash()?);
-    let mut bar = Bar::new(plan.name())?;
-    let mut probe = (source.classes() > 1).then(|| ProbeMonitor::new(source.classes(), plan.seed()));
-    let mut observers: Vec<&mut dyn Observer> = vec![&mut bar];
-    if let Some(probe) = &mut probe {
-        observers.push(probe);
-    }
-    let options = RunOptions {
-        resume: arguments.resume,
-        device: device(&arguments.device)?,
-        workers: arguments.workers,
-        stop: stop_flag()?,
-        observers,
-        ..RunOptions::new(dir)
-    };
-    let (_, outcome) = plan.fit(source, options)?;
-    drop(bar);
+    let stop = stop_flag()?;
+    let bar = Mutex::new(Some(Bar::new(plan.name())?));
+    let outcome = arguments.ranks.run(&arguments.device, |comm, device| {
+        let root = comm.rank() == 0;
+        let mut bar = if root { bar.lock().unwrap_or_else(PoisonError::into_inner).take() } else { None };
+        let mut probe =
+            (root && source.classes() > 1).then(|| ProbeMonitor::new(source.classes(), plan.seed()));
+        let mut observers: Vec<&mut dyn Observer> = Vec::new();
+        if let Some(bar) = &mut bar {
+            println!("{}: {} samples, configuration {}", source.name(), source.len(), plan.hash()?);
+            observers.push(bar);
+        }
+        if let Some(probe) = &mut probe {
+            observers.push(probe);
+        }
+        let options = RunOptions {
+            resume: arguments.resume,
+            device,
+            workers: arguments.workers,
+            stop: stop.clone(),
+            comm,
+            observers,
+            ..RunOptions::new(dir)
+        };
+        Ok(plan.fit(source.clone(), options)?.1)
+    })?;
     if outcome == Outcome::Interrupted {
         return Err(Interrupted.into());
     }

@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use contrastive_core::data::{Batches, Split, embedded};
+use contrastive_core::dist::single;
 use contrastive_core::experiment::loader;
 use contrastive_core::nn::ResNetConfig;
 use contrastive_core::train::with_big_stack;
@@ -32,7 +33,7 @@ pub(super) fn first_step(batch: usize, _repeats: usize) -> Result<Timing> {
     let network = now();
     let mut run = recipe::preset("cifar10-repository")?;
     run.train.batch_size = batch;
-    let batches = loader(&run, source, rayon::current_num_threads())?;
+    let batches = loader(&run, source, rayon::current_num_threads(), &single())?;
     let first = batches.epoch(0, 0).next().context("no batch")??;
     let ready = now();
     with_big_stack(|| Ok(step(method.as_mut(), optimizer.as_mut(), &first)))??;

@@ -25,6 +25,7 @@ pub(super) fn simclr(backbone: ResNetConfig, hidden: usize) -> Result<Box<dyn Me
         temperature: 0.5,
         loss: LossForm::Paper,
         sync_batch_norm: false,
+        chunk: None,
     };
     Ok(config.build(0, &Device::Cpu)?)
 }

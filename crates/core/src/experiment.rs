@@ -4,26 +4,23 @@
 //! loader, method, optimiser, loop and run directory together. Programs that want the parts use the parts.
 
 mod cost;
+mod run;
 pub mod tiers;
 
 pub use cost::{Passes, RunCost};
-
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+pub use run::{RunOptions, RunParts, train, train_parts};
+#[cfg(feature = "data")]
+pub use run::{fit, loader};
 
 use candle_core::Device;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::augment::{EvalTransform, Recipe};
-use crate::data::Batches;
-use crate::diagnostics::CollapseConfig;
 use crate::nn::{BackboneConfig, ParamStore};
 use crate::optim::{LrScaling, Optimizer, OptimizerConfig, ParamGroups, Schedule, cosine};
-use crate::train::config::to_toml_string;
-use crate::train::{CollapseMonitor, Method, Observer, Outcome, Progress, RunDir, TrainConfig, Trainer};
-use crate::weights::{self, DataIdentity, MANIFEST_VERSION, Manifest};
+use crate::train::{Method, Progress, TrainConfig};
+use crate::weights;
 use crate::{Error, Result};
 
 /// The settings of a method: unchecked when read, checked before anything is built from them.
@@ -192,169 +189,6 @@ pub fn config_hash<T: Serialize>(config: &T) -> Result<String> {
 
 fn to_value<T: Serialize>(settings: &T) -> Result<serde_json::Value> {
     serde_json::to_value(settings).map_err(|e| Error::config("(config)", e.to_string()))
-}
-
-/// What a run needs beside its configuration and its data. None of it changes the result.
-pub struct RunOptions<'a> {
-    /// The run directory.
-    pub dir: PathBuf,
-    /// Go on from the newest checkpoint in the directory, if there is one, instead of refusing a directory in use.
-    pub resume: bool,
-    /// Where parameters live.
-    pub device: Device,
-    /// Threads that prepare batches.
-    pub workers: usize,
-    /// Ends the run after the step in progress when raised.
-    pub stop: Arc<AtomicBool>,
-    /// Progress bars, probes.
-    pub observers: Vec<&'a mut dyn Observer>,
-}
-
-impl RunOptions<'_> {
-    /// A new run in `dir` on the CPU.
-    pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self {
-            dir: dir.into(),
-            resume: false,
-            device: Device::Cpu,
-            workers: 2,
-            stop: Arc::default(),
-            observers: Vec::new(),
-        }
-    }
-}
-
-/// Trains `method` to the end, or until the stop flag is raised. The run directory holds settings, logs, checkpoints
-/// and, at the end, `encoder.safetensors`.
-///
-/// `method` must come from `config.method.build(config.train.seed, ..)`, `batches` from `config.augment` and
-/// `config.train`. The collapse instruments watch every run.
-///
-/// # Errors
-/// Settings out of range, a directory in use, data that does not fit, a loss that is not finite.
-pub fn train<M: MethodConfig>(
-    config: &RunConfig<M>,
-    method: &mut dyn Method,
-    batches: &dyn Batches,
-    options: RunOptions<'_>,
-) -> Result<Outcome> {
-    config.check()?;
-    let parts = RunParts {
-        config,
-        train: &config.train,
-        optim: &config.optim,
-        groups: config.method.groups(),
-        backbone: config.method.backbone().to_string(),
-        preprocessing: weights::canonical_json(&to_value(&config.eval)?),
-    };
-    train_parts(parts, method, batches, options)
-}
-
-/// What a run needs of its configuration, whatever its samples are. [`train`] makes one for methods on images;
-/// methods on other samples have a configuration of their own and make it themselves.
-pub struct RunParts<'a, C> {
-    /// The whole, checked configuration: what the run directory holds.
-    pub config: &'a C,
-    /// Its settings of the loop.
-    pub train: &'a TrainConfig,
-    /// Its settings of the optimiser.
-    pub optim: &'a OptimConfig,
-    /// Parameters that are treated differently.
-    pub groups: ParamGroups,
-    /// The backbone, for the manifest.
-    pub backbone: String,
-    /// What happens to a sample before the network, for the manifest.
-    pub preprocessing: String,
-}
-
-/// As [`train`], for any kind of samples.
-///
-/// # Errors
-/// As [`train`].
-pub fn train_parts<C: Serialize>(
-    parts: RunParts<'_, C>,
-    method: &mut dyn Method,
-    batches: &dyn Batches,
-    options: RunOptions<'_>,
-) -> Result<Outcome> {
-    let RunParts { config, train, optim, groups, backbone, preprocessing } = parts;
-    let mut optimizer = optim.optimizer.build(method.params(), &groups)?;
-    let text = to_toml_string(config)?;
-    let used = options.dir.join("config.toml").is_file();
-    let dir = if options.resume && used {
-        RunDir::resume(&options.dir, &text)?
-    } else {
-        RunDir::create(&options.dir, &text)?
-    };
-    let (name, fingerprint) = batches.identity();
-    let manifest = Manifest {
-        version: MANIFEST_VERSION,
-        method: method.name().to_string(),
-        branch: method.branch().name().to_string(),
-        backbone,
-        preprocessing,
-        data: DataIdentity { name, fingerprint },
-        licence: "unspecified".to_string(),
-        origin: None,
-    };
-    let lr = |progress: &Progress| optim.lr(train.batch_size, progress);
-    let weight_decay =
-        |progress: &Progress| optim.weight_decay(progress).unwrap_or(optim.optimizer.weight_decay());
-    let mut collapse = CollapseMonitor::new(CollapseConfig::default())?;
-    let mut trainer = Trainer::new(method, optimizer.as_mut(), batches, &lr, train.clone())
-        .stop_flag(options.stop)
-        .run_dir(dir)
-        .manifest(manifest)
-        .observer(&mut collapse);
-    if optim.weight_decay_end.is_some() {
-        trainer = trainer.weight_decay(&weight_decay);
-    }
-    for observer in options.observers {
-        trainer = trainer.observer(observer);
-    }
-    trainer.run()
-}
-
-/// The loader of a run: the method's views of `source`, in the run's order.
-///
-/// # Errors
-/// A batch larger than the data.
-#[cfg(feature = "data")]
-pub fn loader<M, S>(
-    config: &RunConfig<M>,
-    source: S,
-    workers: usize,
-) -> Result<crate::data::Loader<S, Recipe>>
-where
-    M: MethodConfig,
-    S: crate::data::Source<Sample = crate::augment::Image> + 'static,
-{
-    let options = crate::data::LoaderOptions {
-        workers,
-        ..crate::data::LoaderOptions::new(config.train.batch_size, config.train.seed)
-    };
-    crate::data::Loader::new(source, config.augment.clone(), options)
-}
-
-/// Images in, trained encoder out: [`MethodConfig::build`], [`loader`] and [`train`].
-///
-/// # Errors
-/// As [`train`].
-#[cfg(feature = "data")]
-pub fn fit<M, S>(
-    config: &RunConfig<M>,
-    source: S,
-    options: RunOptions<'_>,
-) -> Result<(Box<dyn Method>, Outcome)>
-where
-    M: MethodConfig,
-    S: crate::data::Source<Sample = crate::augment::Image> + 'static,
-{
-    config.check()?;
-    let batches = loader(config, source, options.workers)?;
-    let mut method = config.method.build(config.train.seed, &options.device)?;
-    let outcome = train(config, method.as_mut(), &batches, options)?;
-    Ok((method, outcome))
 }
 
 /// Features of every readable sample of a labelled source under the run's evaluation transform, in order, and the

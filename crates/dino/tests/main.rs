@@ -69,14 +69,14 @@ fn ranks_do_not_change_a_step() -> Result<()> {
     // Sharp distributions on so small a network make steps after which rounding shows.
     run.method.student_temperature = 1.0;
     run.method.teacher_temperature = TeacherTemperature::constant(0.4);
-    testing::assert_ranks(|_| run.clone(), 8, &[16, 16, 12], &[2, 4])
+    testing::assert_ranks(&run, 8, &[16, 16, 12], &[2, 4])
 }
 
 #[test]
 fn ranks_draw_the_same_paths() -> Result<()> {
     let mut run = tiny_vit()?;
     run.method.local_crops = 1;
-    testing::assert_ranks(|_| run.clone(), 4, &[20, 20, 12], &[2])
+    testing::assert_ranks(&run, 4, &[20, 20, 12], &[2])
 }
 
 #[test]

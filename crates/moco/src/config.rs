@@ -43,8 +43,8 @@ pub struct QueueConfig {
     pub symmetric: bool,
     /// Keys see batch statistics of other samples than their queries (section 3.3).
     pub shuffle: bool,
-    /// Groups of one rank's batch that batch norm treats as devices of their own, at least 1. The paper has 8 devices:
-    /// 8 groups on one rank, 1 on each of eight.
+    /// Groups of all ranks' batch that batch norm treats as devices of their own, at least 1. The paper has 8 devices:
+    /// 8 groups on one rank are one on each of eight.
     pub bn_groups: usize,
 }
 

@@ -26,7 +26,7 @@ impl MocoEncoder {
     /// Settings that no network has.
     pub fn queue(b: &Builder, config: &QueueConfig) -> Result<Self> {
         let kind = match config.bn_groups {
-            1 => BatchNormKind::Local,
+            1 => BatchNormKind::Sync,
             groups => BatchNormKind::Split(groups),
         };
         let backbone = Backbone::new(&b.pp(BACKBONE), &config.backbone.with_norm(kind))?;

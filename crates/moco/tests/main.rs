@@ -82,21 +82,23 @@ fn a_transformer_has_the_gradient_that_differences_give() -> Result<()> {
 /// Four devices of four samples: four groups on one rank, two on each of two, one on each of four.
 #[test]
 fn ranks_do_not_change_a_step() -> Result<()> {
-    let config = tiny()?;
-    let run = run_of(MocoConfig::V2(config.clone()))?;
-    let run_for = |size: usize| {
-        let config = QueueConfig { bn_groups: config.bn_groups / size, ..config.clone() };
-        RunConfig { method: MocoConfig::V2(config), ..run.clone() }
-    };
-    testing::assert_ranks(run_for, 16, &[16, 16], &[2, 4])
+    let run = run_of(MocoConfig::V2(tiny()?))?;
+    testing::assert_ranks(&run, 16, &[16, 16], &[2, 4])?;
+    let without = run_of(MocoConfig::V2(QueueConfig { bn_groups: 1, ..tiny()? }))?;
+    testing::assert_ranks(&without, 8, &[16, 16], &[2])?;
+    let odd = run_of(MocoConfig::V2(QueueConfig { bn_groups: 3, ..tiny()? }))?;
+    let refused =
+        testing::assert_ranks(&odd, 12, &[16, 16], &[2]).map_or_else(|e| e.to_string(), |()| String::new());
+    assert!(refused.contains("3 groups do not divide evenly among 2 ranks"), "{refused}");
+    Ok(())
 }
 
 #[test]
 fn ranks_do_not_change_a_step_of_v3() -> Result<()> {
     let run = run_of(MocoConfig::V3(tiny_v3()?))?;
-    testing::assert_ranks(|_| run.clone(), 8, &[16, 16], &[2, 4])?;
+    testing::assert_ranks(&run, 8, &[16, 16], &[2, 4])?;
     let run = run_of(MocoConfig::V3(tiny_vit()?))?;
-    testing::assert_ranks(|_| run.clone(), 8, &[20, 20], &[2])
+    testing::assert_ranks(&run, 8, &[20, 20], &[2])
 }
 
 #[test]

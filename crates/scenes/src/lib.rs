@@ -47,5 +47,5 @@ pub mod world;
 
 pub use action::{Action, Controls};
 pub use env::{Environment, Error, Result, Shape, Step};
-pub use registry::{NAMES, by_name, by_name_with_view};
+pub use registry::{NAMES, SMALL_NAMES, by_name, by_name_with_view};
 pub use render::View;

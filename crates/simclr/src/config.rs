@@ -26,6 +26,11 @@ pub struct SimClrConfig {
     pub loss: LossForm,
     /// Batch statistics over all ranks (section 2.2 of the paper) instead of each rank's own.
     pub sync_batch_norm: bool,
+    /// Samples of a rank's batch that are encoded at a time, where the whole has no room in memory: the gradient of the
+    /// whole batch for a second forward pass ([`contrastive_core::train::grad_cache`]). Batch statistics are then those
+    /// of a chunk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chunk: Option<usize>,
 }
 
 /// Which paper.
@@ -110,6 +115,9 @@ impl MethodConfig for SimClrConfig {
         if !(self.temperature > 0.0 && self.temperature.is_finite()) {
             let reason = format!("must be above 0 and finite, got {}", self.temperature);
             return Err(Error::config(format!("{at}.temperature"), reason));
+        }
+        if self.chunk == Some(0) {
+            return Err(Error::config(format!("{at}.chunk"), "must be at least 1"));
         }
         self.head.check(&format!("{at}.head"))
     }

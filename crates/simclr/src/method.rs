@@ -4,8 +4,10 @@ use candle_core::{Device, Tensor};
 use contrastive_core::data::Batch;
 use contrastive_core::dist::Comm;
 use contrastive_core::experiment::MethodConfig;
+use contrastive_core::loss::ContrastiveLoss;
 use contrastive_core::nn::{Mode, Module, ParamStore};
-use contrastive_core::train::{Method, Progress, StepOutput};
+use contrastive_core::optim::Gradients;
+use contrastive_core::train::{Method, Progress, StepOutput, grad_cache};
 use contrastive_core::{Error, Result};
 
 use crate::config::SimClrConfig;
@@ -17,6 +19,8 @@ pub struct SimClr {
     config: SimClrConfig,
     params: ParamStore,
     model: SimClrModel,
+    /// Of a step in chunks, until the loop asks for them.
+    cached: Option<Gradients>,
 }
 
 impl SimClr {
@@ -28,13 +32,75 @@ impl SimClr {
         config.check("method")?;
         let params = ParamStore::new(seed, device);
         let model = SimClrModel::new(&params.builder(), &config)?;
-        Ok(Self { config, params, model })
+        Ok(Self { config, params, model, cached: None })
+    }
+
+    /// Backbone and head on both views in one batch: batch norm sees 2N images (algorithm 1). `[N, C, H, W]` each to
+    /// features `[2N, width]` and embeddings `[2N, D]`.
+    fn encode(&self, x1: &Tensor, x2: &Tensor, mode: &Mode) -> Result<(Tensor, Tensor)> {
+        let h = self.model.backbone.forward(&Tensor::cat(&[x1, x2], 0)?, mode)?;
+        let z = self.model.head.forward(&h, mode)?;
+        Ok((h, z))
+    }
+
+    fn step_at_once(&self, x1: &Tensor, x2: &Tensor, comm: &Comm) -> Result<StepOutput> {
+        let n = x1.dim(0)?;
+        let (h, z) = self.encode(x1, x2, &Mode::train(comm))?;
+        let (z1, z2) = (z.narrow(0, 0, n)?, z.narrow(0, n, n)?);
+        let out = simclr_loss(&z1, &z2, self.config.temperature, self.config.loss, comm)?;
+        output(out, [&z1, &z2], &h.narrow(0, 0, n)?)
+    }
+
+    /// The same loss and gradient with the graph of `chunk` samples at a time; [`Method::gradients`] hands it over.
+    fn step_in_chunks(&mut self, x1: &Tensor, x2: &Tensor, chunk: usize, comm: &Comm) -> Result<StepOutput> {
+        let n = x1.dim(0)?;
+        if !n.is_multiple_of(chunk) {
+            let reason = format!("{n} samples do not divide evenly into chunks of {chunk}");
+            return Err(Error::config("method.chunk", reason));
+        }
+        let mut features = Vec::new();
+        let part = |x: &Tensor, c: usize| x.narrow(0, c * chunk, chunk);
+        // Chunk by chunk, in each the first views above the second.
+        let view = |all: &Tensor, v: usize| -> Result<Tensor> {
+            let all = all.reshape((n / chunk, 2, chunk, all.dim(1)?))?;
+            Ok(all.narrow(1, v, 1)?.contiguous()?.flatten_to(2)?)
+        };
+        let (_, (out, z1, z2), gradients) = grad_cache(
+            &self.params,
+            &Mode::train(comm),
+            n / chunk,
+            |c, mode| {
+                let (h, z) = self.encode(&part(x1, c)?, &part(x2, c)?, mode)?;
+                if !mode.grad {
+                    features.push(h.narrow(0, 0, chunk)?.detach());
+                }
+                Ok(z)
+            },
+            |z| {
+                let (z1, z2) = (view(z, 0)?, view(z, 1)?);
+                let out = simclr_loss(&z1, &z2, self.config.temperature, self.config.loss, comm)?;
+                Ok((out.loss.clone(), (out, z1, z2)))
+            },
+        )?;
+        self.cached = Some(gradients);
+        output(out, [&z1, &z2], &Tensor::cat(&features, 0)?)
     }
 
     /// The networks.
     pub fn model(&self) -> &SimClrModel {
         &self.model
     }
+}
+
+fn output(out: ContrastiveLoss, z: [&Tensor; 2], features: &Tensor) -> Result<StepOutput> {
+    let accuracy = f64::from(out.accuracy.to_scalar::<f32>()?);
+    Ok(StepOutput {
+        loss: out.loss,
+        terms: vec![("contrastive_accuracy".into(), accuracy)],
+        embeddings: z.map(Tensor::detach).to_vec(),
+        assignments: None,
+        features: Some(features.detach()),
+    })
 }
 
 impl Method for SimClr {
@@ -54,22 +120,17 @@ impl Method for SimClr {
         let [x1, x2] = batch.views.as_slice() else {
             return Err(Error::shape("simclr", "2 views", &[batch.views.len()]));
         };
-        // Both views in one batch: batch norm sees 2N images (algorithm 1).
-        let x = Tensor::cat(&[x1, x2], 0)?; // [2N, C, H, W]
-        let n = x1.dim(0)?;
-        let mode = Mode::train(comm);
-        let h = self.model.backbone.forward(&x, &mode)?; // [2N, width]
-        let z = self.model.head.forward(&h, &mode)?; // [2N, D]
-        let (z1, z2) = (z.narrow(0, 0, n)?, z.narrow(0, n, n)?);
-        let out = simclr_loss(&z1, &z2, self.config.temperature, self.config.loss, comm)?;
-        let accuracy = f64::from(out.accuracy.to_scalar::<f32>()?);
-        Ok(StepOutput {
-            loss: out.loss,
-            terms: vec![("contrastive_accuracy".into(), accuracy)],
-            embeddings: vec![z1.detach(), z2.detach()],
-            assignments: None,
-            features: Some(h.narrow(0, 0, n)?.detach()),
-        })
+        match self.config.chunk {
+            Some(chunk) if chunk < x1.dim(0)? => self.step_in_chunks(x1, x2, chunk, comm),
+            _ => self.step_at_once(x1, x2, comm),
+        }
+    }
+
+    fn gradients(&mut self, loss: &Tensor) -> Result<Gradients> {
+        match self.cached.take() {
+            Some(gradients) => Ok(gradients),
+            None => Gradients::of(&self.params, loss),
+        }
     }
 
     fn features(&self, x: &Tensor) -> Result<Tensor> {

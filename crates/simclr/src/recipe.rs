@@ -114,6 +114,7 @@ fn imagenet(weight_decay: f64) -> RunConfig<SimClrConfig> {
             temperature: 0.1,
             loss: LossForm::Repository,
             sync_batch_norm: true,
+            chunk: None,
         },
         train: TrainConfig { epochs: 100, batch_size: 4096, ..TrainConfig::default() },
         optim: lars(0.3, weight_decay, 10.0),
@@ -175,6 +176,7 @@ pub(crate) fn narrow(version: Version, temperature: f64) -> SimClrConfig {
         temperature,
         loss: LossForm::Paper,
         sync_batch_norm: true,
+        chunk: None,
     }
 }
 

@@ -4,8 +4,13 @@ mod golden;
 mod v2;
 
 use anyhow::Result;
-use candle_core::Device;
-use contrastive_core::experiment::RunConfig;
+use candle_core::{DType, Device, Tensor};
+use contrastive_core::dist::single;
+use contrastive_core::experiment::{MethodConfig, RunConfig};
+use contrastive_core::nn::{Mode, Module};
+use contrastive_core::optim::Gradients;
+use contrastive_core::train::Method;
+use contrastive_simclr::loss::simclr_loss;
 use contrastive_simclr::{LossForm, SimClr, SimClrConfig, recipe};
 use contrastive_testing as testing;
 
@@ -35,7 +40,64 @@ fn every_parameter_has_the_gradient_that_differences_give() -> Result<()> {
 #[test]
 fn ranks_do_not_change_a_step() -> Result<()> {
     let run = tiny()?;
-    testing::assert_ranks(|_| run.clone(), 8, &[16, 16], &[2, 4])
+    testing::assert_ranks(&run, 8, &[16, 16], &[2, 4])
+}
+
+#[test]
+fn a_wrong_factor_of_the_number_of_ranks_is_seen() -> Result<()> {
+    testing::assert_wrong_factor_is_seen(&tiny()?, 8, &[16, 16])
+}
+
+/// The chunked step is the plain one with batch statistics of chunks: the same forward passes with all graphs kept.
+#[test]
+fn chunks_change_neither_loss_nor_gradient() -> Result<()> {
+    let mut run = tiny()?;
+    let batch = testing::batch(8, &[16, 16])?;
+    let [x1, x2] = batch.views.as_slice() else { anyhow::bail!("two views") };
+    for chunk in [2, 4] {
+        run.method.chunk = Some(chunk);
+        let mut method = run.method.build(1, &Device::Cpu)?;
+        let out = method.step(&batch, &single(), &testing::progress(0))?;
+        let own = method.gradients(&out.loss)?;
+
+        let plain = SimClr::new(run.method.clone(), 1, &Device::Cpu)?;
+        let mode = Mode::train(&single());
+        let (mut z1, mut z2) = (Vec::new(), Vec::new());
+        for c in 0..8 / chunk {
+            let part = |x: &Tensor| x.narrow(0, c * chunk, chunk);
+            let x = Tensor::cat(&[part(x1)?, part(x2)?], 0)?;
+            let z = plain.model().head.forward(&plain.model().backbone.forward(&x, &mode)?, &mode)?;
+            z1.push(z.narrow(0, 0, chunk)?);
+            z2.push(z.narrow(0, chunk, chunk)?);
+        }
+        let (z1, z2) = (Tensor::cat(&z1, 0)?, Tensor::cat(&z2, 0)?);
+        let loss = simclr_loss(&z1, &z2, run.method.temperature, run.method.loss, &single())?.loss;
+        let expected = Gradients::of(plain.params(), &loss)?;
+
+        let scalar = |x: &Tensor| x.to_scalar::<f32>();
+        assert!((scalar(&out.loss)? - scalar(&loss)?).abs() < 1e-6, "chunks of {chunk}");
+        assert_eq!(own.iter().count(), expected.iter().count());
+        for (name, gradient) in expected.iter() {
+            let found = own.get(name).ok_or_else(|| anyhow::anyhow!("no gradient of {name}"))?;
+            let gap = (found - gradient)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
+            let scale = gradient.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?.max(1e-3);
+            assert!(gap < 1e-4 * scale, "chunks of {chunk}: {name} differs by {gap} of {scale}");
+        }
+        // The second pass of the cache leaves running statistics alone.
+        for (a, b) in method.params().tensors().iter().zip(plain.params().tensors()) {
+            let gap =
+                (&a.1 - &b.1)?.abs()?.flatten_all()?.max(0)?.to_dtype(DType::F32)?.to_scalar::<f32>()?;
+            assert!(gap < 1e-6, "{} differs by {gap}", a.0);
+        }
+    }
+    run.method.chunk = Some(3);
+    let mut method = run.method.build(1, &Device::Cpu)?;
+    let refused = method
+        .step(&batch, &single(), &testing::progress(0))
+        .map(drop)
+        .map_or_else(|e| e.to_string(), |()| String::new());
+    assert!(refused.contains("method.chunk") && refused.contains("8 samples"), "{refused}");
+    Ok(())
 }
 
 #[test]

@@ -212,8 +212,8 @@ fn fine_tuning_begins_with_the_backbone_and_the_first_head_layer() -> Result<()>
 fn ranks_do_not_change_a_step() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let (pretrain, student) = (tiny()?, tiny_distill(folder.path())?);
-    testing::assert_ranks(|_| pretrain.clone(), 16, &[16, 16], &[2])?;
-    testing::assert_ranks(|_| student.clone(), 8, &[16], &[2, 4])?;
+    testing::assert_ranks(&pretrain, 16, &[16, 16], &[2])?;
+    testing::assert_ranks(&student, 8, &[16], &[2, 4])?;
 
     // Fine-tuning, with labels: the mean of two ranks' losses is that of one.
     let config = tiny_finetune()?.method;

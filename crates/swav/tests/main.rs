@@ -51,7 +51,7 @@ fn ranks_do_not_change_a_step() -> Result<()> {
     let mut run = tiny()?;
     run.method.epsilon = 0.05;
     run.method.queue = QueueConfig { length: 16, start_epoch: 0 };
-    testing::assert_ranks(|_| run.clone(), 16, &SIDES, &[2, 4])
+    testing::assert_ranks(&run, 16, &SIDES, &[2, 4])
 }
 
 #[test]

@@ -10,7 +10,7 @@ mod runs;
 pub use collapse::{assert_network_collapse_is_seen, assert_no_warnings, warnings};
 pub use gradients::{assert_close, assert_gradients, state};
 pub use presets::assert_presets;
-pub use ranks::assert_ranks;
+pub use ranks::{assert_ranks, assert_wrong_factor_is_seen};
 pub use runs::{assert_learns, assert_resumes};
 
 use anyhow::{Result, anyhow};

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use contrastive_core::data::Batches;
 use contrastive_cpc::rl::run::{Updates, environments, fit};
-use contrastive_cpc::rl::scenes::NAMES;
+use contrastive_cpc::rl::scenes::SMALL_NAMES;
 use contrastive_cpc::rl::{RlRun, recipe};
 
 use super::figures::Returns;
@@ -15,10 +15,14 @@ const PARTS: usize = 16;
 /// The mean return of the episodes that end in the last quarter of a run.
 pub const PROTOCOL: &str = "return-last-quarter-v1";
 
-/// The actor-critic with and without CPC: one maze in tier `smoke`, five in tier `small`.
+/// The actor-critic with and without CPC: one maze in tier `smoke`, the five small ones over five seeds in tier
+/// `small`.
 pub fn figure6(session: &Session) -> Result<()> {
-    let (preset, tasks, seeds): (_, &[&str], &[u64]) =
-        if session.small { ("small", &NAMES, &[0, 1, 2]) } else { ("smoke", &["seek_avoid"], &[0, 1]) };
+    let (preset, tasks, seeds): (_, &[&str], &[u64]) = if session.small {
+        ("small", &SMALL_NAMES, &[0, 1, 2, 3, 4])
+    } else {
+        ("smoke", &["seek_avoid"], &[0, 1])
+    };
     for task in tasks {
         for seed in session.seeds(seeds) {
             for enabled in [false, true] {

@@ -48,9 +48,21 @@ pub fn in_process_with_timeout(size: usize, timeout: Duration) -> Vec<Comm> {
 /// # Errors
 /// The first rank's error that is not the mere echo of another rank's absence, or a rank that panicked.
 pub fn run_in_process<T: Send>(size: usize, body: impl Fn(Comm) -> Result<T> + Sync) -> Result<Vec<T>> {
+    run_in_process_with_timeout(size, DEFAULT_TIMEOUT, body)
+}
+
+/// As [`run_in_process`], with the time a rank waits for the others in one call before it gives up.
+///
+/// # Errors
+/// As [`run_in_process`].
+pub fn run_in_process_with_timeout<T: Send>(
+    size: usize,
+    timeout: Duration,
+    body: impl Fn(Comm) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
     let body = &body;
     let results = std::thread::scope(|scope| {
-        let spawned: Vec<_> = in_process(size)
+        let spawned: Vec<_> = in_process_with_timeout(size, timeout)
             .into_iter()
             .map(|comm| {
                 let builder = std::thread::Builder::new().stack_size(STACK_BYTES);

@@ -9,6 +9,7 @@ use candle_core::{DType, Device};
 use super::{Classifier, ClassifierConfig, ImageProtocol, Subject};
 use crate::augment::Image;
 use crate::data::{SequentialLoader, Source, Subset};
+use crate::dist::single;
 use crate::eval::labelled;
 use crate::eval::metrics::{Metric, Metrics, Outcome, Predictions};
 use crate::eval::split::hold_out;
@@ -232,7 +233,7 @@ fn fit(
     let fingerprint = source.fingerprint();
     let data = fingerprint.get(..8).unwrap_or(&fingerprint);
     let name = format!("{}-{}-{data}", run.method.protocol, run.hash()?);
-    let batches = loader(run, source.clone(), options.workers)?;
+    let batches = loader(run, source.clone(), options.workers, &single())?;
     let mut observers: Vec<&mut dyn Observer> = Vec::new();
     if let Some(observer) = options.observer.as_deref_mut() {
         observers.push(observer);
@@ -243,6 +244,7 @@ fn fit(
         device: options.device.clone(),
         workers: options.workers,
         stop: options.stop.clone(),
+        comm: single(),
         observers,
     };
     let ending = train(run, &mut classifier, &batches, run_options)?;

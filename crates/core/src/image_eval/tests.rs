@@ -144,7 +144,7 @@ fn a_frozen_backbone_stays_to_the_bit_and_a_tuned_one_moves() {
         let before = bits(&classifier.backbone());
         let head = bits(&classifier.params().tensors_under("classifier"));
         let folder = tempfile::tempdir().unwrap();
-        let batches = crate::experiment::loader(&run, train.clone(), 1).unwrap();
+        let batches = crate::experiment::loader(&run, train.clone(), 1, &crate::dist::single()).unwrap();
         let options = crate::experiment::RunOptions::new(folder.path().join("run"));
         crate::experiment::train(&run, &mut classifier, &batches, options).unwrap();
         let after = bits(&classifier.backbone());
@@ -182,7 +182,7 @@ fn without_augmentation_it_is_the_probe_on_features() {
     let order = |epoch: usize| Key::new(0, Purpose::Shuffle).epoch(epoch as u64).stream().permutation(160);
     let expected = train_from(&set, start, &config, order).unwrap().classifier;
     let folder = tempfile::tempdir().unwrap();
-    let batches = crate::experiment::loader(&run, train, 1).unwrap();
+    let batches = crate::experiment::loader(&run, train, 1, &crate::dist::single()).unwrap();
     let options = crate::experiment::RunOptions::new(folder.path().join("run"));
     crate::experiment::train(&run, &mut classifier, &batches, options).unwrap();
     let (weight, bias) = weights(&classifier);
@@ -202,7 +202,7 @@ fn a_sweep_in_one_pass_is_a_sweep() {
         let mut classifier = Classifier::new(run.method.clone(), 0, &Device::Cpu).unwrap();
         classifier.load_backbone(&subject.tensors, &subject.path).unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let batches = crate::experiment::loader(&run, train.clone(), 1).unwrap();
+        let batches = crate::experiment::loader(&run, train.clone(), 1, &crate::dist::single()).unwrap();
         let options = crate::experiment::RunOptions::new(folder.path().join("run"));
         crate::experiment::train(&run, &mut classifier, &batches, options).unwrap();
         bits(&classifier.params().tensors())

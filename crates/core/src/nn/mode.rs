@@ -15,6 +15,8 @@ use crate::{Error, Result};
 pub struct Mode {
     /// Batch norm uses the statistics of the batch and updates its running ones.
     pub train: bool,
+    /// Batch norm moves its running statistics in training. Without, a pass that only repeats another leaves them.
+    pub track: bool,
     /// Parameters are part of the graph. Without, no intermediate is kept.
     pub grad: bool,
     /// The ranks that synchronised layers talk to.
@@ -37,17 +39,22 @@ pub struct Noise {
 impl Mode {
     /// Training, with gradients.
     pub fn train(comm: &Comm) -> Self {
-        Self { train: true, grad: true, comm: comm.clone(), noise: None }
+        Self { train: true, track: true, grad: true, comm: comm.clone(), noise: None }
     }
 
     /// Evaluation, without gradients.
     pub fn eval() -> Self {
-        Self { train: false, grad: false, comm: single(), noise: None }
+        Self { train: false, track: false, grad: false, comm: single(), noise: None }
     }
 
     /// The same without gradients.
     pub fn without_grad(&self) -> Self {
         Self { grad: false, ..self.clone() }
+    }
+
+    /// The same, leaving running statistics as they are.
+    pub fn without_tracking(&self) -> Self {
+        Self { track: false, ..self.clone() }
     }
 
     /// The same in evaluation behaviour but with gradients kept as they are (fine-tuning with frozen statistics).

@@ -63,18 +63,44 @@ impl Gradients {
         self.by_name.iter().map(|(n, g)| (n.as_str(), g))
     }
 
-    /// The mean over ranks; see [`crate::dist`] for why it is the mean.
+    /// The sum with another step's gradients of the same parameters; one that only `other` has is its own.
     ///
     /// # Errors
-    /// A rank that is gone or brings another shape.
+    /// Gradients of different shapes.
+    pub fn add(mut self, other: Self) -> Result<Self> {
+        for (name, gradient) in other.by_name {
+            match self.by_name.iter_mut().find(|(own, _)| *own == name) {
+                Some((_, own)) => *own = (&*own + gradient)?,
+                None => self.by_name.push((name, gradient)),
+            }
+        }
+        Ok(self)
+    }
+
+    /// The mean over ranks; see [`crate::dist`] for why it is the mean. Gradients travel in buckets of about 25 MB: a
+    /// collective for each would cost its latency hundreds of times.
+    ///
+    /// # Errors
+    /// A rank that is gone or has gradients of other parameters.
     pub fn average(self, comm: &Comm) -> Result<Self> {
         if comm.size() == 1 {
             return Ok(self);
         }
         let scale = 1.0 / comm.size() as f64;
         let mut by_name = Vec::with_capacity(self.by_name.len());
-        for (name, gradient) in self.by_name {
-            by_name.push((name, (comm.all_reduce_sum(&gradient)? * scale)?));
+        let mut rest = self.by_name.as_slice();
+        while !rest.is_empty() {
+            let (bucket, behind) = rest.split_at(bucket(rest));
+            let flat =
+                bucket.iter().map(|(_, g)| g.flatten_all()).collect::<candle_core::Result<Vec<_>>>()?;
+            let mean = (comm.all_reduce_sum(&Tensor::cat(&flat, 0)?)? * scale)?;
+            let mut start = 0;
+            for (name, gradient) in bucket {
+                let part = mean.narrow(0, start, gradient.elem_count())?.reshape(gradient.shape())?;
+                start += gradient.elem_count();
+                by_name.push((name.clone(), part));
+            }
+            rest = behind;
         }
         Ok(Self { by_name })
     }
@@ -137,6 +163,19 @@ impl Gradients {
         }
         Ok(total.sqrt())
     }
+}
+
+/// Bytes of gradients that travel together.
+const BUCKET_BYTES: usize = 25 << 20;
+
+/// How many of the first gradients travel together: at least one, all of one type.
+fn bucket(gradients: &[(String, Tensor)]) -> usize {
+    let mut bytes = 0;
+    let fits = |(_, g): &&(String, Tensor)| {
+        bytes += g.elem_count() * g.dtype().size_in_bytes();
+        bytes <= BUCKET_BYTES && g.dtype() == gradients[0].1.dtype()
+    };
+    gradients.iter().take_while(fits).count().max(1)
 }
 
 fn clip(gradient: &mut Tensor, norm: f64, max: f64) -> Result<()> {

@@ -9,6 +9,7 @@ use crate::Result;
 use crate::data::Batch;
 use crate::dist::Comm;
 use crate::nn::{BACKBONE, ParamStore};
+use crate::optim::Gradients;
 use crate::progress::Progress;
 
 /// Which network is evaluated.
@@ -76,6 +77,15 @@ pub trait Method: Send {
     /// Whatever the method's state refuses.
     fn before_step(&mut self, _progress: &Progress) -> Result<()> {
         Ok(())
+    }
+
+    /// The gradients of the loss that [`Method::step`] gave: its backward pass. A method that has made them in its step,
+    /// chunk by chunk ([`crate::train::grad_cache`]), hands them over here.
+    ///
+    /// # Errors
+    /// An operation without a backward pass, a rank that is gone.
+    fn gradients(&mut self, loss: &Tensor) -> Result<Gradients> {
+        Gradients::of(self.params(), loss)
     }
 
     /// The forward pass and the loss on one batch of views. Never touches the optimiser.

@@ -2,6 +2,7 @@
 
 pub mod checkpoint;
 pub mod config;
+mod grad_cache;
 mod means;
 mod method;
 mod monitors;
@@ -14,6 +15,7 @@ mod trainer;
 pub use crate::progress::Progress;
 pub use checkpoint::{Checkpoint, CheckpointFolder};
 pub use config::TrainConfig;
+pub use grad_cache::grad_cache;
 pub use method::{Branch, Method, StepOutput};
 pub use monitors::{CollapseMonitor, ProbeMonitor};
 pub use observer::{EpochRecord, Notes, Observer, StepRecord};

@@ -283,7 +283,7 @@ impl<'a> Trainer<'a> {
         if !value.is_finite() {
             return Err(Error::NonFinite { what: "loss".to_string(), step: progress.step });
         }
-        let gradients = Gradients::of(self.method.params(), &loss)?;
+        let gradients = self.method.gradients(&loss)?;
         // The graph and with it all activations.
         drop(loss);
         self.check_reach(run, progress.step, &gradients)?;

@@ -48,7 +48,7 @@ impl Updates {
         Self {
             rows: run.method.rows() as u64,
             per_epoch: run.method.updates_per_epoch,
-            name: environments.name().to_string(),
+            name: run.environment.name.clone(),
             fingerprint: format!(
                 "{}x{}x{} seeds {}+{}, {} actions, {} frames a step",
                 shape.height,

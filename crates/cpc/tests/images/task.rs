@@ -55,7 +55,7 @@ fn ranks_do_not_change_a_step() -> Result<()> {
         run.method.patch_crop = Some(6);
         // The rate of the shared steps is one for SGD; Adam divides by gradients that may be rounding alone.
         run.optim.optimizer = contrastive_core::optim::OptimizerConfig::Sgd(Default::default());
-        testing::assert_ranks(|_| run.clone(), 4, &[32], &[2, 4])?;
+        testing::assert_ranks(&run, 4, &[32], &[2, 4])?;
     }
     Ok(())
 }

@@ -56,6 +56,19 @@ impl Default for ExploreGoalsConfig {
     }
 }
 
+impl ExploreGoalsConfig {
+    /// A small maze with two goals, and episodes of 30 s.
+    pub fn small() -> Self {
+        Self {
+            horizon: 450,
+            maze: MazeConfig { width: 5, height: 5, rooms: 0, ..MazeConfig::default() },
+            goals: 2,
+            apart: 2.0,
+            ..Self::default()
+        }
+    }
+}
+
 /// The rules of `explore_goals`.
 #[derive(Debug, Clone)]
 pub struct ExploreGoalsRules {

@@ -56,6 +56,17 @@ impl Default for KeysDoorsConfig {
     }
 }
 
+impl KeysDoorsConfig {
+    /// Two rows of two small rooms with one door and no useless key, and episodes of 30 s.
+    pub fn small() -> Self {
+        Self {
+            horizon: 450,
+            puzzle: PuzzleConfig { columns: 2, rows: 2, room: 2, doors: 1, decoys: 0 },
+            ..Self::default()
+        }
+    }
+}
+
 /// Tag of the goal; keys have their colour as tag.
 pub const GOAL: usize = usize::MAX;
 

@@ -63,6 +63,13 @@ impl Default for SeekAvoidConfig {
     }
 }
 
+impl SeekAvoidConfig {
+    /// A small arena with more objects for its size, and episodes of 10 s.
+    pub fn small() -> Self {
+        Self { horizon: 150, width: 5, height: 5, pillars: 0, good: 6, bad: 3, ..Self::default() }
+    }
+}
+
 /// Tag of good objects.
 pub const GOOD: usize = 0;
 /// Tag of bad objects.

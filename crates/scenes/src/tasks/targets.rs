@@ -71,6 +71,13 @@ impl Default for TargetsConfig {
     }
 }
 
+impl TargetsConfig {
+    /// A small arena, and episodes of 20 s.
+    pub fn small() -> Self {
+        Self { horizon: 300, width: 5, height: 5, pillars: 0, ..Self::default() }
+    }
+}
+
 /// The rules of `targets`.
 #[derive(Debug, Clone)]
 pub struct TargetsRules {

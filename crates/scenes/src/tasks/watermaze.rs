@@ -60,6 +60,13 @@ impl Default for WatermazeConfig {
     }
 }
 
+impl WatermazeConfig {
+    /// A small arena with a larger platform, and episodes of 30 s.
+    pub fn small() -> Self {
+        Self { horizon: 450, diameter: 5, platform: 0.8, apart: 1.5, ..Self::default() }
+    }
+}
+
 /// The rules of `watermaze`.
 #[derive(Debug, Clone)]
 pub struct WatermazeRules {

@@ -2,11 +2,11 @@
 
 use candle_core::{Tensor, Var};
 
-use crate::Result;
 use crate::kernels::{
     BatchNormArgs, BatchStatistics, FeatureMap, Statistics, batch_norm_fixed, batch_norm_train,
 };
 use crate::nn::{Builder, Init, MapModule, Mode};
+use crate::{Error, Result};
 
 /// Over which samples a [`BatchNorm`] takes its statistics in training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -15,8 +15,9 @@ pub enum BatchNormKind {
     /// All samples of this rank.
     #[default]
     Local,
-    /// So many equal consecutive groups of this rank's batch, each by itself: many small devices on one (MoCo's
-    /// CIFAR notebook calls it SplitBatchNorm). Running statistics take the mean over the groups.
+    /// So many equal consecutive groups of all ranks' batch, each by itself: many small devices on one (MoCo's CIFAR
+    /// notebook calls it SplitBatchNorm). Each of R ranks has an R-th of the groups, so R must divide their number.
+    /// Running statistics take the mean over a rank's groups.
     Split(usize),
     /// All samples of all ranks of [`Mode::comm`].
     Sync,
@@ -112,11 +113,13 @@ impl BatchNorm {
         }
         let statistics = match self.config.kind {
             BatchNormKind::Local => Statistics::Local,
-            BatchNormKind::Split(groups) => Statistics::Split(groups),
+            BatchNormKind::Split(groups) => share(groups, mode.comm.size())?,
             BatchNormKind::Sync => Statistics::Sync(mode.comm.clone()),
         };
         let (y, seen) = batch_norm_train(args, &statistics)?;
-        self.track(&seen)?;
+        if mode.track {
+            self.track(&seen)?;
+        }
         Ok(y)
     }
 
@@ -147,5 +150,17 @@ impl BatchNorm {
 impl MapModule for BatchNorm {
     fn forward_map(&self, x: &FeatureMap, mode: &Mode) -> Result<FeatureMap> {
         self.apply(x, None, false, mode)
+    }
+}
+
+/// The groups of one of `ranks` ranks.
+fn share(groups: usize, ranks: usize) -> Result<Statistics> {
+    match (groups.is_multiple_of(ranks), groups / ranks) {
+        (false, _) => Err(Error::config(
+            "bn_groups",
+            format!("{groups} groups do not divide evenly among {ranks} ranks"),
+        )),
+        (true, 1) => Ok(Statistics::Local),
+        (true, own) => Ok(Statistics::Split(own)),
     }
 }
