@@ -10,11 +10,13 @@
 
 mod grad;
 mod in_process;
+mod timed;
 
 pub use grad::{all_gather_with_grad, all_reduce_with_grad};
 pub use in_process::{
     DEFAULT_TIMEOUT, in_process, in_process_with_timeout, run_in_process, run_in_process_with_timeout,
 };
+pub use timed::{Timed, straggler};
 
 use std::fmt::Debug;
 use std::sync::Arc;

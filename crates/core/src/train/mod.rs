@@ -10,6 +10,7 @@ mod observer;
 mod run_dir;
 mod stack;
 pub mod tensorboard;
+mod together;
 mod trainer;
 
 pub use crate::progress::Progress;

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use candle_core::{DType, Tensor};
 use serde_json::{Map, Value, json};
 
 use super::checkpoint::{Checkpoint, Parts};
 use super::means::Means;
 use super::observer::{EpochRecord, Notes, Observer, StepRecord};
 use super::run_dir::{RunDir, RunLog};
+use super::together::Together;
 use super::{Method, Progress, StepOutput, TrainConfig, with_big_stack};
 use crate::data::{Batch, Batches};
 use crate::dist::{Comm, single};
@@ -38,7 +38,7 @@ pub struct Trainer<'a> {
     lr: &'a (dyn Fn(&Progress) -> f64 + Sync),
     weight_decay: Option<&'a (dyn Fn(&Progress) -> f64 + Sync)>,
     config: TrainConfig,
-    comm: Comm,
+    ranks: Together,
     stop: Arc<AtomicBool>,
     run_dir: Option<RunDir>,
     checkpoint: Option<&'a Checkpoint>,
@@ -63,7 +63,7 @@ impl<'a> Trainer<'a> {
             lr,
             weight_decay: None,
             config,
-            comm: single(),
+            ranks: Together::new(single()),
             stop: Arc::default(),
             run_dir: None,
             checkpoint: None,
@@ -75,7 +75,7 @@ impl<'a> Trainer<'a> {
     /// The ranks of the run. Every rank has a trainer; all bring the same method, settings and start.
     #[must_use]
     pub fn comm(mut self, comm: Comm) -> Self {
-        self.comm = comm;
+        self.ranks = Together::new(comm);
         self
     }
 
@@ -179,7 +179,7 @@ impl<'a> Trainer<'a> {
                 if ended {
                     self.end_epoch(&mut run, &progress, &means)?;
                 }
-                let stopped = self.stopped()? && step < base.total_steps;
+                let stopped = self.ranks.any(self.stop.load(Ordering::Relaxed))? && step < base.total_steps;
                 if self.due(step, ended, &base) || stopped {
                     self.save(&mut run, &Progress { step, epoch: step / steps_per_epoch, ..base })?;
                 }
@@ -278,8 +278,8 @@ impl<'a> Trainer<'a> {
         }
         self.method.before_step(progress)?;
         let StepOutput { loss, terms, embeddings, assignments, features } =
-            self.method.step(&batch, &self.comm, progress)?;
-        let value = self.mean_over_ranks(&loss)?;
+            self.method.step(&batch, self.ranks.comm(), progress)?;
+        let value = self.ranks.mean(&loss)?;
         if !value.is_finite() {
             return Err(Error::NonFinite { what: "loss".to_string(), step: progress.step });
         }
@@ -287,7 +287,7 @@ impl<'a> Trainer<'a> {
         // The graph and with it all activations.
         drop(loss);
         self.check_reach(run, progress.step, &gradients)?;
-        let gradients = gradients.average(&self.comm)?;
+        let gradients = gradients.average(self.ranks.comm())?;
         let (mut gradients, grad_norm) = self.check_and_clip(gradients, progress.step)?;
         gradients.retain(|name| !self.method.frozen(name, progress));
         if let Some(weight_decay) = self.weight_decay {
@@ -298,7 +298,7 @@ impl<'a> Trainer<'a> {
         self.method.after_update(progress)?;
 
         let seconds = waited + began.elapsed().as_secs_f64();
-        let images_per_second = (batch.len() * self.comm.size()) as f64 / seconds.max(1e-9);
+        let images_per_second = (batch.len() * self.ranks.comm().size()) as f64 / seconds.max(1e-9);
         let record = StepRecord {
             progress: *progress,
             loss: value,
@@ -325,16 +325,6 @@ impl<'a> Trainer<'a> {
             run.log("step", progress, &scalars, time)?;
         }
         self.pass_on(run, progress.step, notes)
-    }
-
-    /// The mean of the ranks' losses: not finite as soon as one is not, so that all ranks stop together.
-    fn mean_over_ranks(&self, loss: &Tensor) -> Result<f64> {
-        if loss.elem_count() != 1 {
-            return Err(Error::shape("training step", "a scalar loss", loss.dims()));
-        }
-        let own = loss.detach().flatten_all()?.to_dtype(DType::F32)?;
-        let sum = self.comm.all_reduce_sum(&own)?.to_vec1::<f32>()?;
-        Ok(sum.iter().map(|x| f64::from(*x)).sum::<f64>() / self.comm.size() as f64)
     }
 
     /// In the first step: a loss that does not reach the parameters would train nothing without a word, because several
@@ -385,7 +375,12 @@ impl<'a> Trainer<'a> {
         }
         let mut scalars = vec![("loss", loss)];
         scalars.extend(terms.iter().chain(&notes.scalars).map(|(n, v)| (n.as_str(), *v)));
-        run.log("epoch", progress, &scalars, json!({"seconds": seconds}))?;
+        let (waited, slow) = self.ranks.waited(seconds)?;
+        run.log("epoch", progress, &scalars, json!({"seconds": seconds, "waited": waited}))?;
+        // Not into the log, which says the same of the same run on any machine.
+        if let Some(text) = slow {
+            self.observers.iter_mut().for_each(|observer| observer.on_warning(progress.step, &text));
+        }
         self.pass_on(run, progress.step, notes)?;
         for (name, reason) in self.batches.skipped() {
             if run.skipped.insert(name.clone()) {
@@ -408,16 +403,6 @@ impl<'a> Trainer<'a> {
             Some(log) => log.line(&json!({"kind": "warning", "step": step, "text": text})),
             None => Ok(()),
         }
-    }
-
-    /// Whether any rank was told to stop: all must leave after the same step.
-    fn stopped(&self) -> Result<bool> {
-        let own = self.stop.load(Ordering::Relaxed);
-        if self.comm.size() == 1 {
-            return Ok(own);
-        }
-        let flag = Tensor::new(&[f32::from(u8::from(own))], &self.method.params().device())?;
-        Ok(self.comm.all_reduce_sum(&flag)?.to_vec1::<f32>()?.iter().any(|x| *x > 0.0))
     }
 
     fn due(&self, step: u64, epoch_ended: bool, base: &Progress) -> bool {
