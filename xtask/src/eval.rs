@@ -206,7 +206,7 @@ impl Encoder {
     }
 
     /// Reads weights from elsewhere.
-    fn of_weights(place: &str, heads: Option<usize>, device: &Device) -> Result<Self> {
+    pub fn of_weights(place: &str, heads: Option<usize>, device: &Device) -> Result<Self> {
         let read = pretrained(place, heads)?;
         let (backbone, _) = read.build(device)?;
         Ok(Self {
@@ -220,6 +220,21 @@ impl Encoder {
             tensors: read.tensors,
             device: device.clone(),
         })
+    }
+
+    /// Images `[N, C, H, W]` to features `[N, D]`.
+    pub fn encode(&self, x: &Tensor) -> contrastive_core::Result<Tensor> {
+        (self.encode)(&x.to_device(&self.device)?)
+    }
+
+    /// What happens to an image before the network.
+    pub fn eval(&self) -> &EvalTransform {
+        &self.eval
+    }
+
+    /// Hash of the weights.
+    pub fn digest(&self) -> Result<String> {
+        Ok(digest(self.tensors.iter().map(|(name, t)| (name.as_str(), t)))?)
     }
 
     /// The method that trained it.
@@ -239,7 +254,7 @@ impl Encoder {
         };
         let Some(run) = &self.run else { return Ok(compute()?) };
         let key = CacheKey {
-            checkpoint: digest(self.tensors.iter().map(|(name, t)| (name.as_str(), t)))?,
+            checkpoint: self.digest()?,
             data: fingerprint,
             preprocessing: self.preprocessing.clone(),
         };

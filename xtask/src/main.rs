@@ -10,6 +10,7 @@ mod cpc;
 mod curves;
 mod data;
 mod dry_run;
+mod embed;
 mod eval;
 mod figures;
 mod methods;
@@ -18,6 +19,7 @@ mod progress;
 mod published;
 mod reproduce;
 mod results;
+mod search;
 mod tables;
 mod train;
 mod tsne;
@@ -61,6 +63,10 @@ enum Verb {
     Tsne(tsne::Arguments),
     /// Draw where the class token of a vision transformer looks.
     Attention(attention::Arguments),
+    /// Embed images or recordings with a trained encoder.
+    Embed(embed::Arguments),
+    /// Find what is near what among embeddings, and draw a map of them.
+    Search(search::Arguments),
     /// Turn a published PyTorch checkpoint into safetensors.
     Convert(convert::Arguments),
     /// Measure the speed of a case.
@@ -75,7 +81,8 @@ fn main() -> std::process::ExitCode {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", one_line(&format!("{error:#}")));
-            if error.is::<train::Interrupted>() || error.is::<eval::Stopped>() {
+            let stopped = error.is::<eval::Stopped>() || error.is::<embed::Stopped>();
+            if stopped || error.is::<train::Interrupted>() {
                 std::process::ExitCode::from(130)
             } else {
                 std::process::ExitCode::FAILURE
@@ -94,6 +101,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Eval(arguments) => eval::run(&arguments),
         Verb::Tsne(arguments) => tsne::run(&arguments),
         Verb::Attention(arguments) => attention::run(&arguments),
+        Verb::Embed(arguments) => embed::run(&arguments),
+        Verb::Search(arguments) => search::run(&arguments),
         Verb::Convert(arguments) => convert::run(&arguments),
         Verb::Bench(arguments) => bench::run(&arguments),
         Verb::Ci => ci::run(),
