@@ -213,7 +213,7 @@ impl Encoder {
             run: None,
             path: read.source,
             preprocessing: String::new(),
-            name: place.to_string(),
+            name: short_name(place),
             encode: Box::new(move |x| backbone.forward(x, &Mode::eval())),
             backbone: Some(read.config),
             eval: read.preprocessing,
@@ -261,8 +261,13 @@ impl Encoder {
         Ok(FeatureCache::new(run.join("features")).get_or_compute(split.name(), &key, compute)?)
     }
 
+    /// The encoder with another preparation of images.
+    pub fn with_eval(self, eval: EvalTransform) -> Self {
+        Self { eval, ..self }
+    }
+
     /// What protocols on images take.
-    fn subject(&self) -> Result<Subject> {
+    pub fn subject(&self) -> Result<Subject> {
         /// The part of a configuration that all methods with one backbone share.
         #[derive(serde::Deserialize)]
         struct Run {
@@ -288,6 +293,14 @@ impl Encoder {
             eval: self.eval.clone(),
         })
     }
+}
+
+/// A name for weights from elsewhere that is the same wherever they lie.
+fn short_name(place: &str) -> String {
+    if place.starts_with("hub:") {
+        return place.to_string();
+    }
+    Path::new(place).file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ mod methods;
 mod peers;
 mod progress;
 mod published;
+mod push;
 mod reproduce;
 mod results;
 mod search;
@@ -67,6 +68,8 @@ enum Verb {
     Embed(embed::Arguments),
     /// Find what is near what among embeddings, and draw a map of them.
     Search(search::Arguments),
+    /// Write an encoder with its card to a folder or to the Hub.
+    Push(push::Arguments),
     /// Turn a published PyTorch checkpoint into safetensors.
     Convert(convert::Arguments),
     /// Measure the speed of a case.
@@ -102,6 +105,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Tsne(arguments) => tsne::run(&arguments),
         Verb::Attention(arguments) => attention::run(&arguments),
         Verb::Embed(arguments) => embed::run(&arguments),
+        Verb::Push(arguments) => push::run(&arguments),
         Verb::Search(arguments) => search::run(&arguments),
         Verb::Convert(arguments) => convert::run(&arguments),
         Verb::Bench(arguments) => bench::run(&arguments),

@@ -2,10 +2,13 @@
 //!
 //! This is the one place that reads the Hub's environment variables; everything is passed on explicitly.
 
-use std::fmt;
-use std::path::PathBuf;
+mod fetch;
 
-use hf_hub::repository::RepoType;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hf_hub::repository::{AddSource, CommitOperation, RepoTypeDataset, RepoTypeModel};
 use hf_hub::{HFClient, HFClientSync, HFError, HFRepositorySync};
 
 use crate::{Error, Result};
@@ -14,8 +17,14 @@ use super::{InMemory, ParquetColumns, Split, open_parquet};
 
 const CONVERTED: &str = "refs/convert/parquet";
 
+pub use fetch::Snapshot;
+use fetch::{Fault, Kind};
+
+/// Is told of a download: the file, the bytes that have come and those of all.
+pub type Watch = dyn Fn(&str, u64, u64) + Send + Sync;
+
 /// Where the Hub is and where its cache lies.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct HubSettings {
     /// The cache folder (`.../hub`, with `datasets--owner--name` inside).
     pub cache_dir: PathBuf,
@@ -25,6 +34,10 @@ pub struct HubSettings {
     pub token: Option<String>,
     /// Whether the network is off limits.
     pub offline: bool,
+    /// How often a request is made again that failed for a moment.
+    pub retries: usize,
+    /// Is told how far downloads are.
+    pub progress: Option<Arc<Watch>>,
 }
 
 /// Hides the token.
@@ -79,6 +92,8 @@ impl HubSettings {
             endpoint: get("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".to_owned()),
             token,
             offline: on("HF_HUB_OFFLINE") || on("TRANSFORMERS_OFFLINE"),
+            retries: 4,
+            progress: None,
         }
     }
 
@@ -88,69 +103,185 @@ impl HubSettings {
     /// # Errors
     /// [`Error::Data`] that names repository and file and says how to get it.
     pub fn dataset_file(&self, repo: &str, candidates: &[(&str, &str)]) -> Result<PathBuf> {
-        let (owner, name) = hf_hub::split_id(repo);
-        let client = self.client(repo)?;
-        self.file(repo, " --repo-type dataset", &client.dataset(owner, name), candidates)
+        check(repo, candidates.iter().map(|(revision, _)| *revision))?;
+        let folder = fetch::folder(self, &RepoTypeDataset, repo);
+        for (revision, file) in candidates {
+            let Some(commit) = fetch::cached_commit(&folder, revision) else { continue };
+            if let Some(Some(path)) =
+                fetch::cached(&folder, &commit, &[&[file]], true).and_then(|files| files.into_iter().next())
+            {
+                return Ok(path);
+            }
+        }
+        let mut cause = OFFLINE.to_owned();
+        if !self.offline {
+            let (owner, name) = hf_hub::split_id(repo);
+            let handle = self.client(repo)?.dataset(owner, name);
+            for (revision, file) in candidates {
+                match self.fetch(&RepoTypeDataset, &handle, repo, revision, &[&[file]]) {
+                    Ok(snapshot) => match snapshot.files.into_iter().flatten().next() {
+                        Some(path) => return Ok(path),
+                        None => cause = format!("the Hub has no `{file}` at revision {revision}"),
+                    },
+                    // Only a missing file is a reason to look for it elsewhere.
+                    Err(Fault::Absent(text)) => cause = format!("the download failed ({text})"),
+                    Err(Fault::Other(text)) => {
+                        cause = format!("the download failed ({text})");
+                        break;
+                    }
+                }
+            }
+        }
+        let (revision, file) = candidates.first().copied().unwrap_or_default();
+        let how = format!("get it once with `hf download {repo} {file} --repo-type dataset`");
+        Err(self.nowhere(repo, revision, file, &cause, &how))
     }
 
-    /// The same for a model repository.
+    /// Files of a model repository (`owner/name`) at one commit, from the cache or else from the network: of each group
+    /// of names the first that the repository has. What the cache knows is not asked for again: a branch that moved is
+    /// seen when its commit is named, or its `refs` file removed.
     ///
     /// # Errors
-    /// As [`Self::dataset_file`].
-    pub fn model_file(&self, repo: &str, candidates: &[(&str, &str)]) -> Result<PathBuf> {
-        let (owner, name) = hf_hub::split_id(repo);
+    /// [`Error::Config`] for names that are none; [`Error::Data`] that names the repository and says how to get it, where
+    /// no group has a file or the first has none.
+    pub fn model_files(&self, repo: &str, revision: &str, groups: &[&[&str]]) -> Result<Snapshot> {
+        check(repo, [revision].into_iter())?;
+        let folder = fetch::folder(self, &RepoTypeModel, repo);
+        let known = fetch::cached_commit(&folder, revision);
+        let from_cache = |offline: bool| {
+            let commit = known.clone()?;
+            let files = fetch::cached(&folder, &commit, groups, offline)?;
+            files.first()?.is_some().then_some(Snapshot { commit, files })
+        };
+        if let Some(snapshot) = from_cache(self.offline) {
+            return Ok(snapshot);
+        }
+        let cause = if self.offline {
+            OFFLINE.to_owned()
+        } else {
+            let (owner, name) = hf_hub::split_id(repo);
+            let handle = self.client(repo)?.model(owner, name);
+            match self.fetch(&RepoTypeModel, &handle, repo, revision, groups) {
+                Ok(snapshot) if snapshot.files.first().is_some_and(Option::is_some) => return Ok(snapshot),
+                Ok(_) => "the Hub has no such file".to_owned(),
+                Err(Fault::Absent(text) | Fault::Other(text)) => {
+                    // Without a network, what is there has to do.
+                    if let Some(snapshot) = from_cache(true) {
+                        return Ok(snapshot);
+                    }
+                    format!("the download failed ({text})")
+                }
+            }
+        };
+        let file = groups.first().map(|names| names.join("` or `")).unwrap_or_default();
+        let how = format!("get it once with `hf download {repo}`");
+        Err(self.nowhere(repo, revision, &file, &cause, &how))
+    }
+
+    /// Uploads files of a folder to the model repository `owner/name`, which is made where it is not there: one commit on
+    /// its main branch. Gives the commit.
+    ///
+    /// # Errors
+    /// [`Error::Data`] in the Hub's words, or where the network is off limits or there is no token; [`Error::Io`] for a
+    /// file that cannot be read.
+    pub fn upload(
+        &self,
+        repo: &str,
+        folder: &Path,
+        files: &[&str],
+        private: bool,
+        message: &str,
+    ) -> Result<String> {
+        check(repo, ["main"].into_iter())?;
+        if self.offline {
+            return Err(Error::data(repo, OFFLINE));
+        }
+        if self.token.is_none() {
+            return Err(Error::data(repo, "uploading needs a token: set HF_TOKEN"));
+        }
+        let operations = files
+            .iter()
+            .map(|name| {
+                let path = folder.join(name);
+                std::fs::File::open(&path).map_err(Error::io(&path))?;
+                Ok(CommitOperation::Add { path_in_repo: name.to_string(), source: AddSource::File(path) })
+            })
+            .collect::<Result<Vec<_>>>()?;
         let client = self.client(repo)?;
-        self.file(repo, "", &client.model(owner, name), candidates)
+        let said = |step: &str, error: HFError| {
+            let (Fault::Absent(text) | Fault::Other(text)) = Fault::from(error);
+            Error::data(repo, format!("{step}: {text}"))
+        };
+        client
+            .create_repository()
+            .repo_id(repo)
+            .repo_type(RepoTypeModel)
+            .private(private)
+            .exist_ok(true)
+            .send()
+            .map_err(|e| said("the repository was not made", e))?;
+        let (owner, name) = hf_hub::split_id(repo);
+        let made = client
+            .model(owner, name)
+            .create_commit()
+            .operations(operations)
+            .commit_message(message)
+            .send()
+            .map_err(|e| said("the upload failed, nothing was committed", e))?;
+        Ok(made.commit_oid.unwrap_or_default())
     }
 
     fn client(&self, repo: &str) -> Result<HFClientSync> {
-        let mut builder = HFClient::builder().cache_dir(&self.cache_dir).endpoint(&self.endpoint);
+        let mut builder = HFClient::builder()
+            .cache_dir(&self.cache_dir)
+            .endpoint(&self.endpoint)
+            .retry_max_attempts(self.retries);
         if let Some(token) = &self.token {
             builder = builder.token(token);
         }
         builder.build_sync().map_err(|e| Error::data(repo, format!("no Hub client: {}", one_line(&e))))
     }
 
-    fn file<T: RepoType>(
+    fn fetch<T: Kind>(
         &self,
-        repo: &str,
-        kind_flag: &str,
+        kind: &T,
         handle: &HFRepositorySync<T>,
-        candidates: &[(&str, &str)],
-    ) -> Result<PathBuf> {
-        let fetch = |revision: &str, file: &str, cached: bool| {
-            handle.download_file().filename(file).revision(revision).local_files_only(cached).send()
-        };
-        for (revision, file) in candidates {
-            if let Ok(path) = fetch(revision, file, true) {
-                return Ok(path);
-            }
-        }
-        let mut cause = "the network is switched off (HF_HUB_OFFLINE)".to_owned();
-        if !self.offline {
-            for (revision, file) in candidates {
-                match fetch(revision, file, false) {
-                    Ok(path) => return Ok(path),
-                    Err(e) => {
-                        cause = format!("the download failed ({})", one_line(&e));
-                        // Only a missing file is a reason to look for it elsewhere.
-                        if !matches!(e, HFError::EntryNotFound { .. } | HFError::RevisionNotFound { .. }) {
-                            break;
-                        }
-                    }
-                }
-            }
-        }
-        let (revision, file) = candidates.first().copied().unwrap_or_default();
-        Err(Error::data(
-            repo,
-            format!(
-                "`{file}` (revision {revision}) is not in the cache {} and {cause}: get it once with \
-                 `hf download {repo} {file}{kind_flag}`, or pass a folder that holds the files",
-                self.cache_dir.display()
-            ),
-        ))
+        repo: &str,
+        revision: &str,
+        groups: &[&[&str]],
+    ) -> Result<Snapshot, Fault> {
+        fetch::fetch(self, &fetch::folder(self, kind, repo), handle, revision, groups)
     }
+
+    fn nowhere(&self, repo: &str, revision: &str, file: &str, cause: &str, how: &str) -> Error {
+        let cache = self.cache_dir.display();
+        let reason = format!(
+            "`{file}` (revision {revision}) is not in the cache {cache} and {cause}: {how}, or pass a folder that holds \
+             the files"
+        );
+        Error::data(repo, reason)
+    }
+}
+
+const OFFLINE: &str = "the network is switched off (HF_HUB_OFFLINE)";
+
+/// Refuses names that could lead out of the cache.
+fn check<'a>(repo: &str, revisions: impl Iterator<Item = &'a str>) -> Result<()> {
+    let plain = |part: &str| {
+        let known = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        !part.is_empty() && !part.starts_with('.') && part.chars().all(known)
+    };
+    if repo.split('/').count() > 2 || !repo.split('/').all(plain) {
+        let reason = format!("`{}` is no repository: OWNER/NAME", repo.escape_debug());
+        return Err(Error::config("hub.repository", reason));
+    }
+    for revision in revisions {
+        if !revision.split('/').all(plain) {
+            let reason = format!("`{}` is no branch, tag or commit", revision.escape_debug());
+            return Err(Error::config("hub.revision", reason));
+        }
+    }
+    Ok(())
 }
 
 fn one_line(error: &HFError) -> String {

@@ -145,7 +145,7 @@ fn a_dead_network_is_one_line() {
     // Port 9 of the loopback interface refuses at once.
     let settings =
         HubSettings { endpoint: "http://127.0.0.1:9".to_owned(), offline: false, ..offline(cache.path()) };
-    let text = error_text(settings.model_file("owner/name", &[("main", "model.safetensors")]));
+    let text = error_text(settings.model_files("owner/name", "main", &[&["model.safetensors"]]));
     assert!(text.contains("owner/name") && text.contains("`model.safetensors`"), "{text}");
     assert!(text.contains("the download failed"), "{text}");
 }
