@@ -1,16 +1,17 @@
-//! `cargo xtask convert`: published PyTorch checkpoints to safetensors.
+//! `cargo xtask convert`: published checkpoints of PyTorch and TensorFlow to safetensors.
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use contrastive_core::weights::published::{PLAIN, Published};
+use contrastive_core::weights::tensorflow::Bundle;
 use contrastive_core::weights::torch::Checkpoint;
-use contrastive_core::weights::{Request, convert};
+use contrastive_core::weights::{Request, convert, save_named};
 
 /// Arguments of the verb.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// The checkpoint, as its authors published it.
+    /// The checkpoint, as its authors published it; of TensorFlow's the name before `.index`.
     file: PathBuf,
     /// The method that it is of: `moco-v2`, `dino`; `torchvision` and `timm` for networks without a method.
     #[arg(long)]
@@ -47,12 +48,15 @@ fn layouts() -> Vec<&'static Published> {
 
 /// Converts.
 pub fn run(arguments: &Arguments) -> Result<()> {
+    if Bundle::is(&arguments.file) {
+        return tensorflow(arguments);
+    }
     let mut checkpoint = Checkpoint::open_skipping(&arguments.file, &arguments.skip)?;
     if arguments.list {
         return list(&checkpoint);
     }
     let (Some(method), Some(out)) = (&arguments.method, &arguments.out) else {
-        anyhow::bail!("--method and --out are needed (--list prints what is in the file)");
+        bail!("--method and --out are needed (--list prints what is in the file)");
     };
     let layouts = layouts();
     let request =
@@ -65,6 +69,38 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     if converted.left_out > 0 {
         println!("{} tensors were left out", converted.left_out);
+    }
+    Ok(())
+}
+
+/// A checkpoint of SimCLR's TensorFlow code.
+fn tensorflow(arguments: &Arguments) -> Result<()> {
+    use contrastive_simclr::weights::from_tensorflow;
+    let bundle = Bundle::open(&arguments.file)?;
+    if arguments.list {
+        for (name, variable) in bundle.variables() {
+            let dtype = variable.dtype.map_or("other".to_string(), |dtype| format!("{dtype:?}"));
+            println!("\t{}\t{dtype}\t{:?}", name.escape_debug(), variable.shape);
+        }
+        return Ok(());
+    }
+    let (Some(method), Some(out)) = (&arguments.method, &arguments.out) else {
+        bail!("--method and --out are needed (--list prints what is in the file)");
+    };
+    if !["simclr", "simclr-v2"].contains(&method.as_str()) {
+        bail!(
+            "{}: TensorFlow's checkpoints are read of simclr and simclr-v2, not of {method}",
+            arguments.file.display()
+        );
+    }
+    let named = from_tensorflow(&bundle, method)?;
+    let (backbone, written) = save_named(&named, bundle.path(), out)?;
+    println!("{method} ({}, TensorFlow): {backbone}, `{}`", named.repository, named.branch);
+    for (file, tensors) in &written {
+        println!("{}: {tensors} tensors", file.display());
+    }
+    if named.left_out > 0 {
+        println!("{} tensors were left out", named.left_out);
     }
     Ok(())
 }
@@ -93,6 +129,58 @@ mod tests {
 
     use super::*;
     use crate::methods::Plan;
+
+    /// What TensorFlow wrote with the names of SimCLR's code (`fixtures/make_tensorflow.py`) has, read and converted here,
+    /// the features that TensorFlow computes.
+    #[test]
+    fn tensorflows_simclr_has_tensorflows_features() -> Result<()> {
+        use contrastive_core::augment::Image;
+        use contrastive_core::nn::{Mode, Module, Stem};
+        use contrastive_core::weights::{Hints, Pretrained};
+
+        #[derive(serde::Deserialize)]
+        struct Golden {
+            side: usize,
+            image: Vec<u8>,
+            features: Vec<f32>,
+        }
+        let fixtures = crate::tables::root().join("crates/simclr/tests/fixtures");
+        let golden: Golden = serde_json::from_slice(&std::fs::read(fixtures.join("simclr.json"))?)?;
+        let folder = tempfile::tempdir()?;
+        let mut arguments = Arguments {
+            file: fixtures.join("simclr.ckpt"),
+            method: Some("simclr".into()),
+            branch: None,
+            out: Some(folder.path().to_path_buf()),
+            heads: None,
+            skip: Vec::new(),
+            list: false,
+        };
+        run(&arguments)?;
+        let read = Pretrained::open(folder.path(), Hints::default())?;
+        let contrastive_core::nn::BackboneConfig::Resnet(config) = read.config else {
+            bail!("{}", read.config)
+        };
+        assert_eq!((config.depth, config.base_width, config.stem), (18, 1, Stem::ImagenetSame));
+        let heads = contrastive_core::weights::load(&folder.path().join("heads.safetensors"))?.0;
+        assert_eq!(heads["head_supervised.weight"].dims(), [3, 8]);
+        let (backbone, _) = read.build(&Device::Cpu)?;
+        let pixels: Vec<f32> = golden.image.iter().map(|&v| f32::from(v) / 255.0).collect();
+        let x = candle_core::Tensor::from_vec(pixels, (1, 3, golden.side, golden.side), &Device::Cpu)?;
+        let features = backbone.forward(&x, &Mode::eval())?.flatten_all()?.to_vec1::<f32>()?;
+        let largest = golden.features.iter().fold(0f32, |m, x| m.max(x.abs()));
+        for (ours, theirs) in features.iter().zip(&golden.features) {
+            assert!((ours - theirs).abs() <= 1e-4 * largest, "{features:?} {:?}", golden.features);
+        }
+        // Pixels of 0 to 1, without mean and deviation.
+        let image = Image::new(golden.side, golden.side, 3, vec![255; 3 * golden.side * golden.side])?;
+        let key = contrastive_core::rng::Key::new(0, contrastive_core::rng::Purpose::Eval);
+        let view = contrastive_core::data::Transform::apply(&read.preprocessing, &image, key)?;
+        assert!(view[0].data.iter().all(|&v| v == 1.0));
+        arguments.method = Some("byol".into());
+        assert!(run(&arguments).is_err_and(|e| e.to_string().contains("not of byol")));
+        Ok(())
+    }
 
     /// The names of `prefix` followed by each of `leaves`.
     fn names(prefix: &str, leaves: &[&str]) -> Vec<String> {

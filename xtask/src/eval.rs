@@ -206,20 +206,35 @@ impl Encoder {
     }
 
     /// Reads weights from elsewhere.
-    fn of_weights(place: &str, heads: Option<usize>, device: &Device) -> Result<Self> {
+    pub fn of_weights(place: &str, heads: Option<usize>, device: &Device) -> Result<Self> {
         let read = pretrained(place, heads)?;
         let (backbone, _) = read.build(device)?;
         Ok(Self {
             run: None,
             path: read.source,
             preprocessing: String::new(),
-            name: place.to_string(),
+            name: short_name(place),
             encode: Box::new(move |x| backbone.forward(x, &Mode::eval())),
             backbone: Some(read.config),
             eval: read.preprocessing,
             tensors: read.tensors,
             device: device.clone(),
         })
+    }
+
+    /// Images `[N, C, H, W]` to features `[N, D]`.
+    pub fn encode(&self, x: &Tensor) -> contrastive_core::Result<Tensor> {
+        (self.encode)(&x.to_device(&self.device)?)
+    }
+
+    /// What happens to an image before the network.
+    pub fn eval(&self) -> &EvalTransform {
+        &self.eval
+    }
+
+    /// Hash of the weights.
+    pub fn digest(&self) -> Result<String> {
+        Ok(digest(self.tensors.iter().map(|(name, t)| (name.as_str(), t)))?)
     }
 
     /// The method that trained it.
@@ -239,15 +254,20 @@ impl Encoder {
         };
         let Some(run) = &self.run else { return Ok(compute()?) };
         let key = CacheKey {
-            checkpoint: digest(self.tensors.iter().map(|(name, t)| (name.as_str(), t)))?,
+            checkpoint: self.digest()?,
             data: fingerprint,
             preprocessing: self.preprocessing.clone(),
         };
         Ok(FeatureCache::new(run.join("features")).get_or_compute(split.name(), &key, compute)?)
     }
 
+    /// The encoder with another preparation of images.
+    pub fn with_eval(self, eval: EvalTransform) -> Self {
+        Self { eval, ..self }
+    }
+
     /// What protocols on images take.
-    fn subject(&self) -> Result<Subject> {
+    pub fn subject(&self) -> Result<Subject> {
         /// The part of a configuration that all methods with one backbone share.
         #[derive(serde::Deserialize)]
         struct Run {
@@ -273,6 +293,14 @@ impl Encoder {
             eval: self.eval.clone(),
         })
     }
+}
+
+/// A name for weights from elsewhere that is the same wherever they lie.
+fn short_name(place: &str) -> String {
+    if place.starts_with("hub:") {
+        return place.to_string();
+    }
+    Path::new(place).file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 #[cfg(test)]

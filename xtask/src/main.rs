@@ -10,15 +10,18 @@ mod cpc;
 mod curves;
 mod data;
 mod dry_run;
+mod embed;
 mod eval;
 mod figures;
 mod methods;
 mod peers;
 mod progress;
 mod published;
+mod push;
 mod ranks;
 mod reproduce;
 mod results;
+mod search;
 mod tables;
 mod train;
 mod tsne;
@@ -62,6 +65,12 @@ enum Verb {
     Tsne(tsne::Arguments),
     /// Draw where the class token of a vision transformer looks.
     Attention(attention::Arguments),
+    /// Embed images or recordings with a trained encoder.
+    Embed(embed::Arguments),
+    /// Find what is near what among embeddings, and draw a map of them.
+    Search(search::Arguments),
+    /// Write an encoder with its card to a folder or to the Hub.
+    Push(push::Arguments),
     /// Turn a published PyTorch checkpoint into safetensors.
     Convert(convert::Arguments),
     /// Measure the speed of a case.
@@ -76,7 +85,8 @@ fn main() -> std::process::ExitCode {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", one_line(&format!("{error:#}")));
-            if error.is::<train::Interrupted>() || error.is::<eval::Stopped>() {
+            let stopped = error.is::<eval::Stopped>() || error.is::<embed::Stopped>();
+            if stopped || error.is::<train::Interrupted>() {
                 std::process::ExitCode::from(130)
             } else {
                 std::process::ExitCode::FAILURE
@@ -95,6 +105,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Eval(arguments) => eval::run(&arguments),
         Verb::Tsne(arguments) => tsne::run(&arguments),
         Verb::Attention(arguments) => attention::run(&arguments),
+        Verb::Embed(arguments) => embed::run(&arguments),
+        Verb::Push(arguments) => push::run(&arguments),
+        Verb::Search(arguments) => search::run(&arguments),
         Verb::Convert(arguments) => convert::run(&arguments),
         Verb::Bench(arguments) => bench::run(&arguments),
         Verb::Ci => ci::run(),

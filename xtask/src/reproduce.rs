@@ -17,7 +17,10 @@ use crate::methods::{NAMES, Plan, prefix_of, presets};
 use crate::progress::{self, Bar};
 use crate::results::{self, Row};
 use crate::train::{Interrupted, device, stop_flag, tell_skipped};
-use crate::{cpc, curves, dry_run, published, tables};
+use crate::{cpc, curves, published, tables};
+
+mod from_hub;
+mod plans;
 
 /// What every method is held against, as one of the names that can be asked for.
 const REFERENCES: &str = "references";
@@ -50,6 +53,13 @@ pub struct Arguments {
     /// A setting over the tier's presets: `train.precision=bf16`. Never among the results.
     #[arg(long = "set", value_name = "KEY=VALUE", requires = "out")]
     set: Vec<String>,
+    /// Evaluate published weights (DINO, MoCo v3) on ImageNet at `--data`, beside their authors' numbers, instead of
+    /// training; methods are then `dino`, `moco-v3` or models by name, which `--dry-run` lists.
+    #[arg(long, conflicts_with_all = ["seed", "resume", "quick", "set", "only_tables"])]
+    from_hub: bool,
+    /// With `--from-hub`: weights that are not on the Hub, or others than the listed ones.
+    #[arg(long = "weights", value_name = "NAME=PLACE", requires = "from_hub")]
+    weights: Vec<String>,
     /// Only print what the tier would take: data, steps, arithmetic, memory.
     #[arg(long, conflicts_with_all = ["out", "resume"])]
     dry_run: bool,
@@ -132,6 +142,9 @@ struct Session<'a> {
 
 /// Trains, evaluates, writes.
 pub fn run(arguments: &Arguments) -> Result<()> {
+    if arguments.from_hub {
+        return from_hub::run(arguments);
+    }
     let tier = arguments.tier;
     let chosen: Vec<&str> = match arguments.methods.as_slice() {
         [] => {
@@ -152,7 +165,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         if chosen.is_empty() {
             bail!("--dry-run knows what methods on images take; {} is none", parts[0].name());
         }
-        return dry_run(arguments, &chosen);
+        return plans::dry_run(arguments, &chosen);
     }
     let stop = stop_flag()?;
     // A folder of data is for one or the other.
@@ -256,39 +269,6 @@ fn on_images(arguments: &Arguments, chosen: &[&str], stop: &Arc<AtomicBool>) -> 
     }
     println!("{}", path.display());
     Ok(())
-}
-
-/// What the chosen methods would take, on the tier's data, or on ImageNet where it is not at hand.
-fn dry_run(arguments: &Arguments, chosen: &[&str]) -> Result<()> {
-    const IMAGENET: u64 = 1_281_167;
-    let tier = arguments.tier;
-    let (name, samples) = if tier == Tier::Paper && arguments.data.is_none() {
-        ("imagenet".to_string(), IMAGENET)
-    } else {
-        let (train, _) = open(arguments)?;
-        (train.name().to_string(), train.len() as u64)
-    };
-    let methods = chosen.iter().filter(|method| **method != REFERENCES);
-    let mut plans = Vec::new();
-    for method in methods {
-        // The papers have several settings for ImageNet.
-        let all: Vec<&str> = presets(method)?.into_iter().map(|(preset, _)| preset).collect();
-        let chosen = match tier {
-            Tier::Paper if all.iter().any(|p| p.starts_with("imagenet")) => all
-                .into_iter()
-                .filter(|p| p.starts_with("imagenet") && !p.starts_with("imagenette"))
-                .collect(),
-            Tier::Paper if arguments.data.is_none() => {
-                println!("{method}: no recipe for ImageNet; name its data with --data");
-                continue;
-            }
-            _ => vec![tier.preset(method)?],
-        };
-        for preset in chosen {
-            plans.push((preset, Plan::new(method, preset, None, &arguments.set)?));
-        }
-    }
-    dry_run::print(&plans, &name, samples)
 }
 
 fn short(fingerprint: &str) -> &str {

@@ -21,3 +21,14 @@ pub use contrastive_core::nn::BACKBONE;
 pub const PROJECTOR: &str = "projector";
 /// Prefix of the predictor in the parameter store.
 pub const PREDICTOR: &str = "predictor";
+
+/// A backbone of BYOL from a model repository of the Hub (`owner/name`), or from its cache: with its preprocessing,
+/// branch, licence and commit. Weights without a manifest (timm's, those of `transformers`) say nothing of their method and
+/// are taken.
+///
+/// # Errors
+/// As [`contrastive_core::weights::Pretrained::load`]; weights of another method.
+#[cfg(feature = "hub")]
+pub fn load(repository: &str) -> contrastive_core::Result<contrastive_core::weights::Pretrained> {
+    contrastive_core::weights::Pretrained::load(repository)?.of(&["byol"])
+}

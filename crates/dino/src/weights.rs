@@ -110,3 +110,14 @@ pub const PUBLISHED: &[Published] = &[
         eval: || imagenet_eval(Interpolation::Bicubic),
     },
 ];
+
+/// A backbone of DINO from a model repository of the Hub (`owner/name`), or from its cache: with its preprocessing,
+/// branch, licence and commit. Weights without a manifest (timm's, those of `transformers`) say nothing of their method and
+/// are taken.
+///
+/// # Errors
+/// As [`contrastive_core::weights::Pretrained::load`]; weights of another method.
+#[cfg(feature = "hub")]
+pub fn load(repository: &str) -> contrastive_core::Result<contrastive_core::weights::Pretrained> {
+    contrastive_core::weights::Pretrained::load(repository)?.of(&["dino"])
+}

@@ -126,6 +126,17 @@ pub const PUBLISHED: &[Published] = &[
     },
 ];
 
+/// A backbone of MoCo from a model repository of the Hub (`owner/name`), or from its cache: with its preprocessing,
+/// branch, licence and commit. Weights without a manifest (timm's, those of `transformers`) say nothing of their method and
+/// are taken.
+///
+/// # Errors
+/// As [`contrastive_core::weights::Pretrained::load`]; weights of another method.
+#[cfg(feature = "hub")]
+pub fn load(repository: &str) -> contrastive_core::Result<contrastive_core::weights::Pretrained> {
+    contrastive_core::weights::Pretrained::load(repository)?.of(&["moco-v1", "moco-v2", "moco-v3"])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

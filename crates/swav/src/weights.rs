@@ -39,3 +39,14 @@ pub const PUBLISHED: &[Published] = &[Published {
     licence: "CC-BY-NC-4.0",
     eval: || EvalTransform { std: vec![0.228, 0.224, 0.225], ..imagenet_eval(Interpolation::Bilinear) },
 }];
+
+/// A backbone of SwAV from a model repository of the Hub (`owner/name`), or from its cache: with its preprocessing,
+/// branch, licence and commit. Weights without a manifest (timm's, those of `transformers`) say nothing of their method and
+/// are taken.
+///
+/// # Errors
+/// As [`contrastive_core::weights::Pretrained::load`]; weights of another method.
+#[cfg(feature = "hub")]
+pub fn load(repository: &str) -> contrastive_core::Result<contrastive_core::weights::Pretrained> {
+    contrastive_core::weights::Pretrained::load(repository)?.of(&["swav"])
+}

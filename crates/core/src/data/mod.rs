@@ -25,6 +25,8 @@ mod memory;
 mod open;
 #[cfg(feature = "hub")]
 mod parquet_file;
+#[cfg(feature = "hub")]
+mod parquet_images;
 #[cfg(feature = "data")]
 mod pipeline;
 #[cfg(feature = "data")]
@@ -45,6 +47,8 @@ pub use memory::InMemory;
 pub use open::open;
 #[cfg(feature = "hub")]
 pub use parquet_file::{ParquetColumns, open_parquet};
+#[cfg(feature = "hub")]
+pub use parquet_images::ParquetImages;
 #[cfg(feature = "data")]
 pub use skipped::Skipped;
 pub use subset::{Subset, Unlabelled};

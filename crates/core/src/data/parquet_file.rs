@@ -49,7 +49,7 @@ pub fn open_parquet(name: &str, files: &[PathBuf], columns: Option<&ParquetColum
     let mut declared = columns.map(|c| c.classes);
     for (i, path) in files.iter().enumerate() {
         // A hostile file may trip an assertion in the parquet reader.
-        let table = catch_unwind(AssertUnwindSafe(|| read_table(path, columns)))
+        let table = catch_unwind(AssertUnwindSafe(|| read_table(path, columns, true)))
             .map_err(|_| Error::format(path, "the parquet reader failed on this file"))??;
         if let (Some(classes), Some(labels)) = (declared.or(table.classes), &table.labels) {
             check_labels(&path.display().to_string(), labels.iter().copied(), classes)?;
@@ -119,13 +119,27 @@ fn is_parquet(path: &Path) -> bool {
     path.extension().is_some_and(|e| e == "parquet")
 }
 
-struct Table {
-    images: Vec<ByteArray>,
-    labels: Option<Vec<i64>>,
-    classes: Option<usize>,
+/// The columns of a file.
+#[derive(Debug)]
+pub(super) struct Table {
+    /// Encoded images.
+    pub images: Vec<ByteArray>,
+    /// Labels, where there are any.
+    pub labels: Option<Vec<i64>>,
+    /// Classes by the Hub's own metadata.
+    pub classes: Option<usize>,
 }
 
-fn read_table(path: &Path, columns: Option<&ParquetColumns>) -> Result<Table> {
+/// The number of rows that a file declares.
+pub(super) fn rows_of(path: &Path) -> Result<usize> {
+    let file = File::open(path).map_err(Error::io(path))?;
+    let reader = SerializedFileReader::new(file).map_err(|e| Error::format(path, e))?;
+    let rows = reader.metadata().file_metadata().num_rows();
+    usize::try_from(rows).map_err(|_| Error::format(path, format!("{rows} rows are declared")))
+}
+
+/// Reads the columns of a file; without its images where they are not asked for.
+pub(super) fn read_table(path: &Path, columns: Option<&ParquetColumns>, with_images: bool) -> Result<Table> {
     let file = File::open(path).map_err(Error::io(path))?;
     let bad = |e: ParquetError| Error::format(path, e);
     let reader = SerializedFileReader::new(file).map_err(bad)?;
@@ -144,6 +158,7 @@ fn read_table(path: &Path, columns: Option<&ParquetColumns>) -> Result<Table> {
     for group in 0..reader.num_row_groups() {
         let rows = reader.get_row_group(group).map_err(bad)?;
         match rows.get_column_reader(image_leaf).map_err(bad)? {
+            ColumnReader::ByteArrayColumnReader(_) if !with_images => {}
             ColumnReader::ByteArrayColumnReader(column) => read_column(column, path, &mut table.images)?,
             _ => return Err(Error::format(path, "the image column is not binary")),
         }
@@ -160,7 +175,7 @@ fn read_table(path: &Path, columns: Option<&ParquetColumns>) -> Result<Table> {
         }
     }
     let rows = reader.metadata().file_metadata().num_rows();
-    let counts = [Some(table.images.len()), table.labels.as_ref().map(Vec::len)];
+    let counts = [with_images.then_some(table.images.len()), table.labels.as_ref().map(Vec::len)];
     if let Some(count) = counts.into_iter().flatten().find(|&c| i64::try_from(c).ok() != Some(rows)) {
         return Err(Error::format(path, format!("{rows} rows are declared and {count} were found")));
     }
@@ -217,7 +232,8 @@ fn declared_classes(reader: &SerializedFileReader<File>, label: &str) -> Option<
     Some(info["info"]["features"][label]["names"].as_array()?.len())
 }
 
-fn in_row(error: Error, row: usize) -> Error {
+/// Names the row in an error about an image.
+pub(super) fn in_row(error: Error, row: usize) -> Error {
     match error {
         Error::Format { path, reason } => Error::Format { path, reason: format!("row {row}: {reason}") },
         other => other,

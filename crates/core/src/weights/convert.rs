@@ -250,7 +250,7 @@ pub(super) fn not_finite(tensor: &Tensor) -> Result<Option<f64>> {
 }
 
 /// BLAKE3 of a file.
-fn hash(path: &Path) -> Result<String> {
+pub(super) fn hash(path: &Path) -> Result<String> {
     let mut file = std::fs::File::open(path).map_err(Error::io(path))?;
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; 1 << 20];

@@ -31,6 +31,10 @@ pub struct Pretrained {
     pub left_out: Vec<String>,
     /// The file.
     pub source: PathBuf,
+    /// The commit of the Hub's repository, for weights from there.
+    pub commit: Option<String>,
+    /// The licence of the weights: the manifest's, or that of the repository's card.
+    pub licence: Option<String>,
 }
 
 impl Pretrained {
@@ -56,6 +60,8 @@ impl Pretrained {
     /// A model repository of the Hub (`timm/vit_small_patch16_224.dino`, `facebook/dino-vits16`), from the cache or else
     /// the network.
     ///
+    /// The commit is recorded. Once loaded, it loads without a network.
+    ///
     /// # Errors
     /// As [`Self::open`]; [`Error::Data`] for files that are neither in the cache nor can be had.
     #[cfg(feature = "hub")]
@@ -65,15 +71,49 @@ impl Pretrained {
         settings: &crate::data::hub::HubSettings,
         hints: Hints,
     ) -> Result<Self> {
-        let get = |names: &[&str]| {
-            let candidates: Vec<(&str, &str)> = names.iter().map(|name| (revision, *name)).collect();
-            settings.model_file(repo, &candidates)
+        let groups: [&[&str]; 4] = [&FILES, &["config.json"], &["preprocessor_config.json"], &["README.md"]];
+        let snapshot = settings.model_files(repo, revision, &groups)?;
+        let mut files = snapshot.files.into_iter();
+        let mut next = || files.next().flatten();
+        let Some(weights) = next() else {
+            return Err(Error::data(repo, format!("holds none of {}", FILES.join(", "))));
         };
-        let read = |name: &str| super::settings::read(&get(&[name])?);
-        let config = read("config.json")?;
+        let read = |path: Option<PathBuf>| path.map_or(Ok(None), |path| super::settings::read(&path));
+        let (config, processor, card) = (read(next())?, read(next())?, next());
         let of_transformers = config.as_ref().is_some_and(super::settings::is_transformers);
-        let processor = if of_transformers { read("preprocessor_config.json")? } else { None };
-        Self::assemble(get(&["model.safetensors", "pytorch_model.bin"])?, config, processor, hints)
+        let mut read = Self::assemble(weights, config, processor.filter(|_| of_transformers), hints)?;
+        read.commit = Some(snapshot.commit);
+        read.licence = read.licence.or_else(|| card.and_then(|card| licence_of(&card)));
+        Ok(read)
+    }
+
+    /// [`Self::from_hub`] of the main branch of `owner/name`, as the environment says where the Hub and its cache are
+    /// ([`crate::data::hub::HubSettings::from_env`]).
+    ///
+    /// # Errors
+    /// As [`Self::from_hub`].
+    #[cfg(feature = "hub")]
+    pub fn load(repo: &str) -> Result<Self> {
+        Self::from_hub(repo, "main", &crate::data::hub::HubSettings::from_env(), Hints::default())
+    }
+
+    /// These weights, if they are of one of the methods or say nothing.
+    ///
+    /// # Errors
+    /// [`Error::Format`] for weights of another method.
+    pub fn of(self, methods: &[&str]) -> Result<Self> {
+        match &self.manifest {
+            Some(manifest) if !methods.contains(&manifest.method.as_str()) => {
+                let reason = format!("weights of {}, not of {}", manifest.method, methods.join(" or "));
+                Err(Error::format(&self.source, reason))
+            }
+            _ => Ok(self),
+        }
+    }
+
+    /// Which network of its method it is (`online`, `teacher`), where the manifest says.
+    pub fn branch(&self) -> Option<&str> {
+        self.manifest.as_ref().map(|manifest| manifest.branch.as_str())
     }
 
     fn assemble(
@@ -118,7 +158,17 @@ impl Pretrained {
         let preprocessing = eval(&network, manifest.as_ref(), config.as_ref(), processor.as_ref());
         let preprocessing = preprocessing.map_err(refuse)?;
         preprocessing.check("preprocessing")?;
-        Ok(Self { config: network, tensors, preprocessing, manifest, left_out, source })
+        let licence = manifest.as_ref().map(|manifest| manifest.licence.clone());
+        Ok(Self {
+            config: network,
+            tensors,
+            preprocessing,
+            manifest,
+            left_out,
+            source,
+            commit: None,
+            licence,
+        })
     }
 
     /// The network with these weights, in f32, and its parameters.
@@ -131,6 +181,19 @@ impl Pretrained {
         params.load(&self.tensors, &self.source)?;
         Ok((backbone, params))
     }
+}
+
+/// The licence in the metadata of a model's card.
+#[cfg(feature = "hub")]
+fn licence_of(card: &Path) -> Option<String> {
+    let mut text = String::new();
+    let file = std::fs::File::open(card).ok()?;
+    std::io::Read::read_to_string(&mut std::io::Read::take(file, 1 << 16), &mut text).ok()?;
+    let metadata = text.strip_prefix("---")?.split("\n---").next()?;
+    let field = |name: &str| metadata.lines().find_map(|line| line.strip_prefix(name));
+    let licence = field("license_name:").or_else(|| field("license:"))?;
+    let licence = licence.trim().trim_matches(['"', '\'']);
+    (!licence.is_empty()).then(|| licence.to_string())
 }
 
 /// Weights of a folder, the first that is there.

@@ -2,7 +2,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::super::hub::{HubDataset, HubSettings};
-use super::super::{InMemory, ParquetColumns, Source, Split, open, open_parquet};
+use super::super::{InMemory, ParquetColumns, ParquetImages, Source, Split, open, open_parquet};
 use super::{error_text, fixture};
 
 fn lookup<'a>(pairs: &'a [(&'a str, &'a str)]) -> impl Fn(&str) -> Option<String> + 'a {
@@ -45,6 +45,28 @@ fn parquet_rows_are_pillows_pixels() {
     );
     let twice = open_parquet("set", &[file.clone(), file], None).expect("two files");
     assert_eq!(twice.len(), 16);
+}
+
+#[test]
+fn parquet_images_are_read_when_they_are_asked_for() {
+    let file = fixture("cifar_like.parquet");
+    let whole = open_parquet("set", &[file.clone(), file.clone(), file.clone()], None).expect("whole");
+    let lazy =
+        ParquetImages::open("set", vec![file.clone(), file.clone(), file.clone()], None).expect("lazy");
+    assert_eq!((lazy.len(), lazy.classes()), (24, 10));
+    // Forth and back over the borders of files.
+    for index in (0..24).chain((0..24).rev()) {
+        assert_eq!(lazy.sample(index).expect("image"), whole.images()[index]);
+        assert_eq!(lazy.label(index), whole.label(index));
+    }
+    assert_eq!(lazy.sample_name(9), "cifar_like.parquet[1]");
+    assert!(error_text(lazy.sample(24)).contains("24"));
+    let one = ParquetImages::at(&file, Split::Train).expect("file").expect("parquet");
+    assert_eq!((one.len(), one.name()), (8, "cifar_like"));
+    assert_ne!(one.fingerprint(), lazy.fingerprint());
+    assert!(error_text(ParquetImages::open("set", vec![], None)).contains("no images"));
+    let text = error_text(ParquetImages::open("set", vec![fixture("cifar_like.bin")], None));
+    assert!(text.contains("cifar_like.bin"), "{text}");
 }
 
 /// A cache as `huggingface_hub` writes it (refs, and snapshots by commit) that holds a fixture as `file` of `repo`.
@@ -123,7 +145,7 @@ fn a_dead_network_is_one_line() {
     // Port 9 of the loopback interface refuses at once.
     let settings =
         HubSettings { endpoint: "http://127.0.0.1:9".to_owned(), offline: false, ..offline(cache.path()) };
-    let text = error_text(settings.model_file("owner/name", &[("main", "model.safetensors")]));
+    let text = error_text(settings.model_files("owner/name", "main", &[&["model.safetensors"]]));
     assert!(text.contains("owner/name") && text.contains("`model.safetensors`"), "{text}");
     assert!(text.contains("the download failed"), "{text}");
 }
