@@ -100,8 +100,11 @@ fn small() -> Result<ViewsRun> {
     Ok(run)
 }
 
+/// Tensors by name.
+type Values = Vec<(String, Vec<f32>)>;
+
 /// Parameters after a run on 48 rooms.
-fn trained(run: &ViewsRun, workers: usize) -> Result<(ViewsCmc, Vec<(String, Vec<f32>)>)> {
+fn trained(run: &ViewsRun, workers: usize) -> Result<(ViewsCmc, Values)> {
     let scenes = Arc::new(rooms::rooms(Split::Train, 48, 40)?);
     let folder = tempfile::tempdir()?;
     let options = RunOptions { workers, ..RunOptions::new(folder.path().join("run")) };

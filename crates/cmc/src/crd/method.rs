@@ -64,7 +64,14 @@ struct Lesson {
     banks: Vec<MemoryBank>,
     /// Of the student's embedding against the teacher's bank, and the other way.
     z: [Option<f32>; 2],
-    pending: Option<(Vec<u64>, [Tensor; 2], [Option<f32>; 2])>,
+    pending: Option<Pending>,
+}
+
+/// What a step brought for the state: samples of all ranks, both sides' embeddings, the constants.
+struct Pending {
+    samples: Vec<u64>,
+    features: [Tensor; 2],
+    z: [Option<f32>; 2],
 }
 
 /// The names of both sides' banks; the student's comes first.
@@ -198,8 +205,8 @@ impl Method for Crd {
                 let own = comm.all_gather(&Tensor::from_vec(own, batch.len(), x.device())?)?;
                 let samples = own.to_vec1::<u32>()?.into_iter().map(u64::from).collect();
                 let [a, b] = &embedded;
-                let gathered = [comm.all_gather(&a.detach())?, comm.all_gather(&b.detach())?];
-                lesson.pending = Some((samples, gathered, z));
+                let features = [comm.all_gather(&a.detach())?, comm.all_gather(&b.detach())?];
+                lesson.pending = Some(Pending { samples, features, z });
             }
         }
         Ok(StepOutput {
@@ -213,7 +220,7 @@ impl Method for Crd {
 
     fn after_update(&mut self, _progress: &Progress) -> Result<()> {
         if let Some(lesson) = &mut self.lesson
-            && let Some((samples, features, z)) = lesson.pending.take()
+            && let Some(Pending { samples, features, z }) = lesson.pending.take()
         {
             for (bank, features) in lesson.banks.iter_mut().zip(&features) {
                 bank.update(&samples, features, self.config.bank_momentum)?;
