@@ -4,6 +4,7 @@ mod attention;
 mod baseline;
 mod bench;
 mod ci;
+mod cmc;
 mod compare;
 mod convert;
 mod cpc;

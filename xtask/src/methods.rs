@@ -71,6 +71,7 @@ methods! {
     "instdisc" => contrastive_instdisc, "";
     "cpc-images" => contrastive_cpc_images, "images-";
     "invaspread" => contrastive_invaspread, "";
+    "cmc" => contrastive_cmc, "";
     "moco-v1" => contrastive_moco, "v1-";
     "simclr" => contrastive_simclr, "";
     "moco-v2" => contrastive_moco, "v2-";

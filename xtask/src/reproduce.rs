@@ -17,7 +17,7 @@ use crate::methods::{NAMES, Plan, prefix_of, presets};
 use crate::progress::{self, Bar};
 use crate::results::{self, Row};
 use crate::train::{Interrupted, device, stop_flag, tell_skipped};
-use crate::{cpc, curves, published, tables};
+use crate::{cmc, cpc, curves, published, tables};
 
 mod from_hub;
 mod plans;
@@ -29,8 +29,8 @@ const REFERENCES: &str = "references";
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Methods, `references` for what they are held against, `cpc` or a part of it (cpc-speech, cpc-steps,
-    /// cpc-negatives, cpc-text, cpc-rl); everything where none is named (CPC in tier smoke only: tier small of it needs
-    /// data of its own).
+    /// cpc-negatives, cpc-text, cpc-rl), a part of `cmc` (cmc-views, cmc-graph, cmc-predictive, cmc-negatives, cmc-crd);
+    /// everything where none is named (CPC in tier smoke only: tier small of it needs data of its own).
     methods: Vec<String>,
     /// How much to spend.
     #[arg(long, value_enum, default_value = "smoke")]
@@ -153,17 +153,21 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         }
         named => named.iter().map(String::as_str).collect(),
     };
-    let known = || std::iter::once(REFERENCES).chain(NAMES.iter().copied()).chain(cpc::names());
+    let known = || {
+        let methods = std::iter::once(REFERENCES).chain(NAMES.iter().copied());
+        methods.chain(cpc::names()).chain(cmc::names())
+    };
     if let Some(unknown) = chosen.iter().find(|m| !known().any(|name| name == **m)) {
         bail!("no method `{unknown}`; known: {}", known().collect::<Vec<_>>().join(", "));
     }
     if arguments.only_tables {
         return tables::rewrite(&tables::root(), tier.name());
     }
+    let (scenes, chosen) = cmc::split(&chosen);
     let (parts, mut chosen) = cpc::split(&chosen);
     if arguments.dry_run {
         if chosen.is_empty() {
-            bail!("--dry-run knows what methods on images take; {} is none", parts[0].name());
+            bail!("--dry-run knows what methods on images take; {} is none", arguments.methods.join(", "));
         }
         return plans::dry_run(arguments, &chosen);
     }
@@ -184,12 +188,43 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if !chosen.is_empty() {
         on_images(arguments, &chosen, &stop)?;
     }
+    on_scenes(arguments, &scenes, &stop)?;
     if parts.is_empty() { Ok(()) } else { on_other_data(arguments, &parts, stop) }
 }
 
 /// Where results of a call go.
 fn out(arguments: &Arguments) -> PathBuf {
     arguments.out.clone().unwrap_or_else(|| tables::root().join("results"))
+}
+
+/// The parts of CMC that are on scenes of several views: rendered ones, in tier `smoke`.
+fn on_scenes(arguments: &Arguments, parts: &[cmc::Part], stop: &Arc<AtomicBool>) -> Result<()> {
+    if parts.is_empty() {
+        return Ok(());
+    }
+    if arguments.tier != Tier::Smoke || arguments.data.is_some() {
+        println!("{} and its like: left out: they have data of their own, in tier smoke", parts[0].name());
+        return Ok(());
+    }
+    let session = cpc::Session { file: cmc::pages::RESULTS, ..session(arguments, stop.clone()) };
+    cmc::run(&session, parts, &device(&arguments.device)?)?;
+    if arguments.out.is_none() { cmc::pages::document(&tables::root()) } else { Ok(()) }
+}
+
+/// How a call runs, for parts that train and measure in ways of their own.
+fn session(arguments: &Arguments, stop: Arc<AtomicBool>) -> cpc::Session {
+    cpc::Session {
+        small: arguments.tier == Tier::Small,
+        data: arguments.data.as_ref().map(PathBuf::from),
+        out: out(arguments).join(arguments.tier.name()),
+        file: cpc::pages::RESULTS,
+        seed: arguments.seed,
+        resume: arguments.resume,
+        quick: arguments.quick,
+        set: arguments.set.clone(),
+        workers: arguments.workers,
+        stop,
+    }
 }
 
 /// The parts of CPC that are not methods on images.
@@ -201,18 +236,7 @@ fn on_other_data(arguments: &Arguments, parts: &[cpc::Part], stop: Arc<AtomicBoo
             cpc::GROUP
         );
     }
-    let session = cpc::Session {
-        small: tier == Tier::Small,
-        data: arguments.data.as_ref().map(PathBuf::from),
-        out: out(arguments).join(tier.name()),
-        seed: arguments.seed,
-        resume: arguments.resume,
-        quick: arguments.quick,
-        set: arguments.set.clone(),
-        workers: arguments.workers,
-        stop,
-    };
-    cpc::run(&session, parts, &device(&arguments.device)?)?;
+    cpc::run(&session(arguments, stop), parts, &device(&arguments.device)?)?;
     if arguments.out.is_none() { cpc::pages::document(&tables::root(), tier.name()) } else { Ok(()) }
 }
 

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use crate::methods::NAMES;
 use crate::peers::{self, Peer};
 use crate::results::{self, Row};
-use crate::{cpc, curves, published};
+use crate::{cmc, cpc, curves, published};
 
 /// The repository, whatever folder the program is called in.
 pub fn root() -> PathBuf {
@@ -40,7 +40,7 @@ pub fn document(root: &Path, tier: &str, rows: &[Row]) -> Result<()> {
         if tier != "paper" {
             results::splice(&file, &format!("{method}-{tier}"), &table)?;
         }
-        if page(method) == cpc::GROUP {
+        if [cpc::GROUP, cmc::GROUP].contains(&page(method)) {
             continue;
         }
         let tables = published::read(&root.join("results/published").join(format!("{}.json", page(method))))?;
@@ -57,6 +57,7 @@ pub fn document(root: &Path, tier: &str, rows: &[Row]) -> Result<()> {
         std::fs::create_dir_all(&figures).with_context(|| figures.display().to_string())?;
         curves::draw(&figures.join(format!("{tier}.svg")), &curves, NAMES)?;
     }
+    cmc::pages::document(root)?;
     cpc::pages::document(root, tier)
 }
 
@@ -88,7 +89,14 @@ mod tests {
             .iter()
             .flat_map(|name| ["smoke", "small"].map(|tier| format!("docs/figures/cpc-{name}-{tier}.svg")));
         files.extend(figures.filter(|file| root.join(file).is_file()));
-        let names = ["results.json", "peers.json", "curves.json", cpc::pages::RESULTS, cpc::pages::FIGURES];
+        let names = [
+            "results.json",
+            "peers.json",
+            "curves.json",
+            cmc::pages::RESULTS,
+            cpc::pages::RESULTS,
+            cpc::pages::FIGURES,
+        ];
         let mut sources: Vec<String> = names
             .iter()
             .flat_map(|name| ["smoke", "small"].map(|tier| format!("results/{tier}/{name}")))

@@ -17,13 +17,13 @@
 //! | --- | --- |
 //! | [`config`] | the method's settings and their ranges |
 //! | [`model`] | backbone and head |
-//! | [`noise`] | which rows of the bank a sample is compared with |
-//! | [`loss`] | NCE, and the softmax over drawn rows and over all |
+//! | [`loss`] | the losses over the bank (core's) and the proximal term |
 //! | [`method`] | one step, as the training loop sees it |
 //! | [`recipe`] | presets of the paper, of the official repository, and small ones |
 //! | [`mod@weights`] | names in checkpoints |
 //!
-//! The bank is [`contrastive_core::state::MemoryBank`].
+//! The bank is [`contrastive_core::state::MemoryBank`]; which of its rows a sample is compared with says
+//! [`contrastive_core::state::bank_rows`].
 //!
 //! # Departures from the paper and the official code
 //! - The paper's proximal term `λ‖vᵢ⁽ᵗ⁾ − vᵢ⁽ᵗ⁻¹⁾‖²` (`proximal`) is 0 in all presets: the official code has the bank's
@@ -55,7 +55,6 @@ pub mod config;
 pub mod loss;
 pub mod method;
 pub mod model;
-pub mod noise;
 pub mod recipe;
 pub mod weights;
 

@@ -8,14 +8,13 @@ use contrastive_core::dist::Comm;
 use contrastive_core::experiment::MethodConfig;
 use contrastive_core::loss::ContrastiveLoss;
 use contrastive_core::nn::{Mode, Module, ParamStore};
-use contrastive_core::state::MemoryBank;
+use contrastive_core::state::{MemoryBank, bank_rows};
 use contrastive_core::train::{Method, Progress, StepOutput};
 use contrastive_core::{Error, Result};
 
 use crate::config::{InstDiscConfig, LossForm};
 use crate::loss::{estimate_z, full_softmax, nce, proximal, sampled_softmax};
 use crate::model::InstDiscModel;
-use crate::noise;
 use crate::weights::{BANK, Z};
 
 /// InstDisc. Beside its parameters it has a memory bank, one row for every training sample, and the constant Z.
@@ -78,7 +77,7 @@ impl InstDisc {
         };
         let own = bank.gather(samples)?; // refuses samples beyond the bank
         let InstDiscConfig { temperature, negatives, .. } = self.config;
-        let draw = || noise::draw(samples, negatives, bank.len(), progress, features.device());
+        let draw = || bank_rows(samples, negatives, bank.len(), progress, features.device());
         let (mut out, z) = match self.config.loss {
             LossForm::Nce => {
                 let rows = draw()?;

@@ -1,4 +1,5 @@
-//! First-person mazes rendered on the CPU, for reinforcement learning from pixels.
+//! First-person mazes rendered on the CPU, for reinforcement learning from pixels; and furnished rooms in several views
+//! ([`rooms`]), for learning from what views share.
 //!
 //! CPC (van den Oord, Li, Vinyals 2018, section 3.4) adds its loss to an actor-critic on five levels of DeepMind Lab.
 //! That simulator does not build everywhere and is not reproducible to the byte; here are five tasks modelled on those
@@ -24,6 +25,7 @@
 //! | [`maze`], [`puzzle`] | generators of mazes and of key and door puzzles |
 //! | [`look`], [`world`] | colours, patterns and shapes; the agent's body, objects, collisions |
 //! | [`render`] | from a world to pixels |
+//! | [`rooms`] | furnished rooms in several views: colour, depth, normals, labels, motion |
 //! | [`tasks`] | the rules of the five tasks, and the game that runs them |
 //!
 //! # Reproducibility
@@ -42,6 +44,7 @@ pub mod ray;
 pub mod registry;
 pub mod render;
 pub mod rng;
+pub mod rooms;
 pub mod tasks;
 pub mod world;
 

@@ -2,6 +2,7 @@
 
 mod golden;
 mod oracle;
+mod rooms;
 
 use anyhow::Result;
 use contrastive_scenes::rng::{Purpose, Stream};

@@ -87,6 +87,8 @@ pub struct Session {
     pub data: Option<PathBuf>,
     /// The tier's folder of results.
     pub out: PathBuf,
+    /// The file of results in it.
+    pub file: &'static str,
     /// One seed instead of the part's.
     pub seed: Option<u64>,
     /// Go on from checkpoints.
@@ -103,27 +105,27 @@ pub struct Session {
 
 /// What a row is about, beside its number.
 #[derive(Clone)]
-struct About {
-    method: String,
-    recipe: String,
-    dataset: String,
-    data_hash: String,
-    config_hash: String,
-    seed: u64,
-    seconds: f64,
+pub(crate) struct About {
+    pub method: String,
+    pub recipe: String,
+    pub dataset: String,
+    pub data_hash: String,
+    pub config_hash: String,
+    pub seed: u64,
+    pub seconds: f64,
 }
 
 /// One number of a run.
-struct Measured {
-    protocol: String,
-    metric: &'static str,
-    unit: &'static str,
-    value: f64,
+pub(crate) struct Measured {
+    pub protocol: String,
+    pub metric: &'static str,
+    pub unit: &'static str,
+    pub value: f64,
 }
 
 impl Measured {
     /// An accuracy, which is given as a fraction.
-    fn accuracy(protocol: impl Into<String>, fraction: f64) -> Self {
+    pub(crate) fn accuracy(protocol: impl Into<String>, fraction: f64) -> Self {
         Self { protocol: protocol.into(), metric: "top1", unit: "%", value: 100.0 * fraction }
     }
 }
@@ -135,15 +137,20 @@ impl Session {
 
     /// The results of this tier.
     fn results(&self) -> PathBuf {
-        self.out.join(pages::RESULTS)
+        self.out.join(self.file)
     }
 
-    fn seeds(&self, usual: &[u64]) -> Vec<u64> {
+    pub(crate) fn seeds(&self, usual: &[u64]) -> Vec<u64> {
         self.seed.map_or_else(|| usual.to_vec(), |seed| vec![seed])
     }
 
     /// A preset with the settings of this call over it, and its number of epochs changed by `epochs`.
-    fn configured<T: Serialize + DeserializeOwned>(&self, preset: &T, epochs: u64, seed: u64) -> Result<T> {
+    pub(crate) fn configured<T: Serialize + DeserializeOwned>(
+        &self,
+        preset: &T,
+        epochs: u64,
+        seed: u64,
+    ) -> Result<T> {
         let epochs = if self.quick { (epochs / 10).max(1) } else { epochs };
         let mut set = vec![format!("train.epochs={epochs}")];
         set.extend(self.set.iter().cloned());
@@ -152,7 +159,7 @@ impl Session {
     }
 
     /// Trains in the run directory of this name; what is trained, with the seconds that it took.
-    fn train<M>(
+    pub(crate) fn train<M>(
         &self,
         name: &str,
         seed: u64,
@@ -181,7 +188,7 @@ impl Session {
     }
 
     /// Prints numbers and puts them among the results.
-    fn record(&self, about: &About, numbers: &[Measured]) -> Result<()> {
+    pub(crate) fn record(&self, about: &About, numbers: &[Measured]) -> Result<()> {
         let mut rows = Vec::with_capacity(numbers.len());
         for Measured { protocol, metric, unit, value } in numbers {
             println!("{:<44} {:<22} {protocol:<28} {value:6.2} {unit}", about.method, about.dataset);

@@ -17,6 +17,7 @@ mod normalize;
 pub mod ops;
 mod recipe;
 mod resize;
+mod split;
 
 #[cfg(test)]
 mod golden_tests;
@@ -35,3 +36,4 @@ pub use normalize::{
 };
 pub use recipe::{Op, Recipe, ViewRecipe};
 pub use resize::{Interpolation, resize, resize_box, resize_crop, resize_shorter};
+pub use split::{rgb_to_lab, rgb_to_ycbcr, rgb_to_ydbdr};

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::Image;
 use super::color::luma;
 use super::dispatch::vectorised;
+use super::split::{self, rgb_to_lab, rgb_to_ycbcr, rgb_to_ydbdr};
 use crate::data::Array;
 use crate::{Error, Result};
 
@@ -33,14 +34,32 @@ pub enum ColorSpace {
     Rgb,
     /// One channel, the luma.
     Gray,
+    /// CIE Lab ([`super::rgb_to_lab`]). Means and deviations are in its own units, not in parts of 255.
+    Lab,
+    /// YCbCr ([`super::rgb_to_ycbcr`]), likewise.
+    #[serde(rename = "ycbcr")]
+    YCbCr,
+    /// YDbDr ([`super::rgb_to_ydbdr`]), likewise.
+    #[serde(rename = "ydbdr")]
+    YDbDr,
 }
 
 impl ColorSpace {
     /// The number of output channels.
     pub fn channels(self) -> usize {
         match self {
-            Self::Rgb => 3,
+            Self::Rgb | Self::Lab | Self::YCbCr | Self::YDbDr => 3,
             Self::Gray => 1,
+        }
+    }
+
+    /// How a pixel is converted where brightness and colour are taken apart.
+    fn conversion(self) -> Option<fn([u8; 3]) -> [f64; 3]> {
+        match self {
+            Self::Rgb | Self::Gray => None,
+            Self::Lab => Some(rgb_to_lab),
+            Self::YCbCr => Some(rgb_to_ycbcr),
+            Self::YDbDr => Some(rgb_to_ydbdr),
         }
     }
 }
@@ -75,7 +94,8 @@ vectorised!(fn plane = plane_kernel(bytes: &[u8], mean: f32, std: f32, out: &mut
 vectorised!(fn planes = planes_kernel(data: &[u8], mean: &[f32], std: &[f32], out: &mut [f32]));
 
 /// The image as `[C, H, W]` floats: `(value / 255 - mean) / std`, or `value / 255` without a normalisation
-/// (torchvision's `ToTensor` and `Normalize`).
+/// (torchvision's `ToTensor` and `Normalize`). Spaces that take brightness and colour apart have units of their own and
+/// are not divided by 255.
 ///
 /// # Errors
 /// A mean or standard deviation whose length is not `space.channels()`.
@@ -88,6 +108,11 @@ pub fn to_array(image: &Image, space: ColorSpace, normalization: Option<(&[f32],
     }
     let area = image.width * image.height;
     let mut data = vec![0.0; channels * area];
+    if let Some(convert) = space.conversion() {
+        let image = image.to_rgb();
+        split::planes(image.data.as_chunks::<3>().0, convert, mean, std, &mut data);
+        return Ok(Array { shape: vec![channels, image.height, image.width], data });
+    }
     match (image.channels, channels) {
         (3, 3) => planes(&image.data, mean, std, &mut data),
         (3, _) => {

@@ -81,7 +81,8 @@ pub enum Op {
         /// Side of the output in pixels.
         size: usize,
     },
-    /// Subtracts `mean` and divides by `std`, per channel of values in `[0, 1]`. Only as the last operation.
+    /// Subtracts `mean` and divides by `std`, per channel of values in `[0, 1]` or in the colour space's own units. Only
+    /// as the last operation.
     Normalize {
         /// One mean per output channel.
         mean: Vec<f32>,
@@ -300,6 +301,9 @@ impl fmt::Display for Recipe {
         match self.color {
             ColorSpace::Rgb => Ok(()),
             ColorSpace::Gray => f.write_str("\nconverted to gray"),
+            ColorSpace::Lab => f.write_str("\nconverted to Lab"),
+            ColorSpace::YCbCr => f.write_str("\nconverted to YCbCr"),
+            ColorSpace::YDbDr => f.write_str("\nconverted to YDbDr"),
         }
     }
 }

@@ -137,11 +137,7 @@ impl Classifier {
         let shape = config.backbone.with_norm(BatchNormKind::Sync);
         let backbone = Backbone::new(&trunk.builder().pp(BACKBONE), &shape)?;
         // The width of a stage follows from the size of the images.
-        let channels = match config.backbone {
-            BackboneConfig::Resnet(c) => c.in_channels,
-            BackboneConfig::Vit(c) => c.in_channels,
-            BackboneConfig::Patches(c) => c.in_channels,
-        };
+        let channels = config.backbone.in_channels();
         let blank = Tensor::zeros((1, channels, config.image, config.image), DType::F32, device)?;
         let mut heads = Vec::new();
         for feature in config.features.of(&backbone, &blank, &Mode::eval())? {

@@ -21,7 +21,8 @@ pub enum FeatureKind {
     /// Class token and mean of the patch tokens of a transformer, both after the final norm, interleaved:
     /// `[cls0, mean0, cls1, mean1, ..]` (DINO's ViT-B).
     ClassMean {},
-    /// The stem and the four groups of a ResNet, each by itself: max-pooled to a square of about 9,000 values
+    /// The stem and the four groups of a ResNet (those of both halves of a split network; the five convolutions where
+    /// the halves are AlexNets), each by itself: max-pooled to a square of about 9,000 values
     /// ([`adaptive_max_pool`]), so one classifier for each.
     Stages {},
 }
@@ -39,14 +40,16 @@ impl FeatureKind {
         match (self, backbone) {
             (Self::Pooled {}, _)
             | (Self::ClassMean {}, BackboneConfig::Vit(_))
-            | (Self::Stages {}, BackboneConfig::Resnet(_)) => Ok(()),
+            | (Self::Stages {}, BackboneConfig::Resnet(_) | BackboneConfig::Split(_)) => Ok(()),
             (Self::LastBlocks { count }, BackboneConfig::Vit(vit)) if (1..=vit.depth).contains(&count) => {
                 Ok(())
             }
             (Self::LastBlocks { count }, BackboneConfig::Vit(vit)) => {
                 refuse(format!("{count} blocks of {}", vit.depth))
             }
-            (Self::Stages {}, _) => refuse(format!("stages are those of a ResNet; {backbone} has none")),
+            (Self::Stages {}, _) => {
+                refuse(format!("stages are those of a convolutional network; {backbone} has none"))
+            }
             _ => refuse(format!("tokens are those of a vision transformer; {backbone} has none")),
         }
     }
@@ -81,13 +84,18 @@ impl FeatureKind {
                 let mean = tokens.narrow(1, 1, tokens.dim(1)? - 1)?.mean(1)?;
                 Ok(vec![Tensor::stack(&[class, mean], 2)?.flatten_from(1)?])
             }
-            (Self::Stages {}, Backbone::Resnet(resnet)) => {
+            (Self::Stages {}, Backbone::Resnet(_) | Backbone::Split(_)) => {
                 let pooled = |map: &crate::kernels::FeatureMap| {
                     let x = map.tensor()?;
                     let side = (STAGE / x.dim(1)? as f64).sqrt().round().max(1.0) as usize;
                     adaptive_max_pool(&x, side.min(x.dim(2)?).min(x.dim(3)?))
                 };
-                resnet.stages(x, mode)?.iter().map(pooled).collect()
+                let stages = match backbone {
+                    Backbone::Resnet(network) => network.stages(x, mode)?,
+                    Backbone::Split(network) => network.stages(x, mode)?,
+                    _ => Vec::new(),
+                };
+                stages.iter().map(pooled).collect()
             }
             _ => Err(Error::config("features", "this backbone has no such features")),
         }

@@ -49,7 +49,7 @@ fn dino_features(backbone: &BackboneConfig) -> FeatureKind {
     match backbone {
         BackboneConfig::Vit(vit) if vit.dim < 768 => FeatureKind::LastBlocks { count: vit.depth.min(4) },
         BackboneConfig::Vit(_) => FeatureKind::ClassMean {},
-        BackboneConfig::Resnet(_) | BackboneConfig::Patches(_) => FeatureKind::Pooled {},
+        _ => FeatureKind::Pooled {},
     }
 }
 

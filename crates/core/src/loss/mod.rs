@@ -1,5 +1,6 @@
 //! Losses: pure functions over tensors. They own no state and read no file.
 
+mod bank;
 mod cross_entropy;
 mod info_nce;
 mod nt_xent;
@@ -10,6 +11,7 @@ mod tests_support;
 mod tiled;
 mod view_pairs;
 
+pub use bank::{estimate_z, full_softmax, nce, sampled_softmax};
 pub use cross_entropy::{cross_entropy, soft_cross_entropy};
 pub use info_nce::{InBatch, info_nce_in_batch, info_nce_queue};
 pub use nt_xent::nt_xent;

@@ -3,12 +3,13 @@
 use candle_core::Tensor;
 
 use super::{
-    BatchNormKind, Builder, Encoder, Mode, Module, PatchNet, PatchNetConfig, ResNet, ResNetConfig,
-    VisionTransformer, VitConfig,
+    BatchNormKind, Builder, Encoder, Mode, Module, PatchNet, PatchNetConfig, ResNet, ResNetConfig, Split,
+    SplitConfig, VisionTransformer, VitConfig,
 };
 use crate::Result;
 
-/// A backbone and its settings; in a file, the table's `kind` is `"resnet"`, `"vit"` or `"patches"`.
+/// A backbone and its settings; in a file, the table's `kind` is `"resnet"`, `"vit"`, `"patches"` or
+/// `"split"`.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum BackboneConfig {
@@ -18,6 +19,8 @@ pub enum BackboneConfig {
     Vit(VitConfig),
     /// A residual network over overlapping patches.
     Patches(PatchNetConfig),
+    /// Two networks side by side, each over channels of its own.
+    Split(SplitConfig),
 }
 
 impl From<ResNetConfig> for BackboneConfig {
@@ -38,12 +41,19 @@ impl From<PatchNetConfig> for BackboneConfig {
     }
 }
 
+impl From<SplitConfig> for BackboneConfig {
+    fn from(config: SplitConfig) -> Self {
+        Self::Split(config)
+    }
+}
+
 impl std::fmt::Display for BackboneConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Resnet(config) => config.fmt(f),
             Self::Vit(config) => config.fmt(f),
             Self::Patches(config) => config.fmt(f),
+            Self::Split(config) => config.fmt(f),
         }
     }
 }
@@ -58,6 +68,7 @@ impl BackboneConfig {
             Self::Resnet(config) => config.check(at),
             Self::Vit(config) => config.check(at),
             Self::Patches(config) => config.check(at),
+            Self::Split(config) => config.check(at),
         }
     }
 
@@ -66,7 +77,18 @@ impl BackboneConfig {
     pub fn with_norm(self, kind: BatchNormKind) -> Self {
         match self {
             Self::Resnet(config) => Self::Resnet(ResNetConfig { norm: kind, ..config }),
+            Self::Split(config) => Self::Split(config.with_norm(kind)),
             other => other,
+        }
+    }
+
+    /// Channels of the images that the network takes.
+    pub fn in_channels(&self) -> usize {
+        match self {
+            Self::Resnet(config) => config.in_channels,
+            Self::Vit(config) => config.in_channels,
+            Self::Patches(config) => config.in_channels,
+            Self::Split(config) => config.channels.iter().sum(),
         }
     }
 
@@ -85,6 +107,8 @@ pub enum Backbone {
     Vit(VisionTransformer),
     /// A residual network over overlapping patches.
     Patches(PatchNet),
+    /// Two networks side by side, each over channels of its own.
+    Split(Split),
 }
 
 impl Backbone {
@@ -97,6 +121,7 @@ impl Backbone {
             BackboneConfig::Resnet(config) => Self::Resnet(ResNet::new(b, config)?),
             BackboneConfig::Vit(config) => Self::Vit(VisionTransformer::new(b, config)?),
             BackboneConfig::Patches(config) => Self::Patches(PatchNet::new(b, config)?),
+            BackboneConfig::Split(config) => Self::Split(Split::new(b, config)?),
         })
     }
 }
@@ -107,6 +132,7 @@ impl Module for Backbone {
             Self::Resnet(network) => network.forward(x, mode),
             Self::Vit(network) => network.forward(x, mode),
             Self::Patches(network) => network.forward(x, mode),
+            Self::Split(network) => network.forward(x, mode),
         }
     }
 }
@@ -117,6 +143,7 @@ impl Encoder for Backbone {
             Self::Resnet(network) => network.width(),
             Self::Vit(network) => network.width(),
             Self::Patches(network) => network.width(),
+            Self::Split(network) => network.width(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What a network costs, by arithmetic: for plans, not for benchmarks.
 
 use super::resnet::Stem;
-use super::{BackboneConfig, PatchNetConfig, PatchStem, ResNetConfig, VitConfig};
+use super::{AlexNetConfig, BackboneConfig, HalfConfig, PatchNetConfig, PatchStem, ResNetConfig, VitConfig};
 use crate::Result;
 
 /// The forward pass of one image.
@@ -36,8 +36,31 @@ impl BackboneConfig {
             Self::Resnet(config) => resnet(config, side),
             Self::Vit(config) => Ok(vit(config, side)),
             Self::Patches(config) => patch_net(config, side),
+            Self::Split(config) => config.halves().iter().try_fold(Cost::default(), |sum, half| {
+                let cost = match half {
+                    HalfConfig::Resnet(config) => resnet(config, side)?,
+                    HalfConfig::Alexnet(config) => alexnet(config),
+                };
+                Ok(Cost {
+                    flops: sum.flops + cost.flops,
+                    kept: sum.kept + cost.kept,
+                    parameters: sum.parameters + cost.parameters,
+                })
+            }),
         }
     }
+}
+
+fn alexnet(config: &AlexNetConfig) -> Cost {
+    let (mut cost, mut channels) = (Cost::default(), config.in_channels);
+    let sides = config.sides();
+    for ((kernel, width), (side, _)) in AlexNetConfig::kernels().into_iter().zip(config.widths).zip(sides) {
+        cost.layer(channels, width, kernel, side * side);
+        channels = width;
+    }
+    cost.layer(channels, config.hidden, sides[4].1, 1);
+    cost.layer(config.hidden, config.hidden, 1, 1);
+    cost
 }
 
 fn resnet(config: &ResNetConfig, side: usize) -> Result<Cost> {
@@ -45,11 +68,12 @@ fn resnet(config: &ResNetConfig, side: usize) -> Result<Cost> {
     let (mut cost, base, inputs) = (Cost::default(), config.base(), config.in_channels);
     let half = |side: usize| side.div_ceil(2);
     let mut side = side;
+    let stem = config.stem_channels();
     match (config.stem, config.selective_kernels) {
-        (Stem::Cifar, _) => cost.layer(inputs, base, 3, side * side),
+        (Stem::Cifar, _) => cost.layer(inputs, stem, 3, side * side),
         (_, None) => {
             side = half(side);
-            cost.layer(inputs, base, 7, side * side);
+            cost.layer(inputs, stem, 7, side * side);
         }
         (_, Some(_)) => {
             side = half(side);
@@ -61,7 +85,7 @@ fn resnet(config: &ResNetConfig, side: usize) -> Result<Cost> {
     if config.stem != Stem::Cifar {
         side = half(side);
     }
-    let mut channels = base;
+    let mut channels = stem;
     for (group, count) in counts.into_iter().enumerate() {
         let middle = base << group;
         let outputs = if bottleneck { 4 * middle } else { middle };

@@ -1,5 +1,6 @@
 //! Parameter store, layers, initialisers and backbones. Parameter names are torchvision's and timm's.
 
+mod alexnet;
 mod backbone;
 mod cost;
 mod heads;
@@ -10,10 +11,12 @@ mod patches;
 mod positions;
 mod recurrent;
 mod resnet;
+mod split;
 #[cfg(test)]
 mod tests;
 mod vit;
 
+pub use alexnet::{AlexNet, AlexNetConfig};
 pub use backbone::{Backbone, BackboneConfig};
 pub use cost::Cost;
 pub use heads::{Activation, Mlp, MlpLayer};
@@ -27,6 +30,7 @@ pub use patches::{PatchCrops, PatchInit, PatchNet, PatchNetConfig, PatchStem, pa
 pub use positions::Interpolation;
 pub use recurrent::{Carried, Gru, Lstm, Recurrent};
 pub use resnet::{ResNet, ResNetConfig, Shortcut, Stem};
+pub use split::{HalfConfig, Split, SplitConfig};
 pub use vit::{VisionTransformer, VitConfig};
 
 use candle_core::Tensor;

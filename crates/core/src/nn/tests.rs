@@ -162,7 +162,7 @@ fn configurations_change_what_they_say() -> Result<()> {
     assert_eq!(dims("layer1.0.downsample.0.weight"), [8, 8, 1, 1]);
     let first = |name: &str| -> Result<f64> { Ok(every(&projected.get(name).expect("entry").var, 1)?[0]) };
     assert_eq!([first("layer1.0.bn2.weight")?, first("layer1.0.bn1.weight")?], [0.0, 1.0]);
-    assert!(ResNet::new(&store().builder(), &ResNetConfig::torchvision(20)).is_err());
+    assert!(ResNet::new(&store().builder(), &ResNetConfig::torchvision(21)).is_err());
     Ok(())
 }
 

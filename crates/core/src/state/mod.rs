@@ -4,11 +4,13 @@
 mod bank;
 mod ema;
 mod momentum;
+mod noise;
 mod queue;
 
 pub use bank::MemoryBank;
 pub use ema::{Buffers, ema_update};
 pub use momentum::Momentum;
+pub use noise::bank_rows;
 pub use queue::Queue;
 
 use std::collections::HashMap;

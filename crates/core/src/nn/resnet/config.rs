@@ -26,11 +26,15 @@ pub enum Shortcut {
     ProjectFirst,
 }
 
+/// The depths that there are.
+const DEPTHS: &str = "8, 14, 20, 32, 44, 56, 110, 18, 34, 50, 101, 152, 200";
+
 /// Settings of a [`super::ResNet`].
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ResNetConfig {
-    /// 18, 34, 50, 101, 152 or 200.
+    /// 18, 34, 50, 101, 152 or 200; or 8, 14, 20, 32, 44, 56 or 110: the networks of three groups that He et al. trained on
+    /// CIFAR-10.
     pub depth: usize,
     /// Channels of the first group before expansion; 64 in the paper.
     pub base_width: usize,
@@ -50,6 +54,9 @@ pub struct ResNetConfig {
     /// part of the block's (0.0625). The ImageNet stem and the shortcuts are then ResNet-D's.
     #[serde(default)]
     pub selective_kernels: Option<f64>,
+    /// Channels of the stem, where they are not the first group's before expansion: a half ResNet-50 with 32 keeps 64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stem_width: Option<usize>,
     /// Over which samples batch statistics are taken: the method's choice, not a setting in a file.
     #[serde(skip)]
     pub norm: BatchNormKind,
@@ -67,6 +74,9 @@ impl std::fmt::Display for ResNetConfig {
         }
         if self.width_multiplier != 1 {
             write!(f, "-x{}", self.width_multiplier)?;
+        }
+        if let Some(width) = self.stem_width {
+            write!(f, "-stem{width}")?;
         }
         if self.selective_kernels.is_some() {
             f.write_str("-sk")?;
@@ -91,6 +101,7 @@ impl ResNetConfig {
             shortcut: Shortcut::WhereNeeded,
             conv_init: Init::KaimingNormalFanOut,
             selective_kernels: None,
+            stem_width: None,
             norm: BatchNormKind::Local,
         }
     }
@@ -106,7 +117,7 @@ impl ResNetConfig {
     /// [`Error::Config`] with the dotted key and what is allowed.
     pub fn check(&self, at: &str) -> Result<()> {
         let Ok((_, bottleneck)) = self.blocks() else {
-            let reason = format!("{} is not one of 18, 34, 50, 101, 152, 200", self.depth);
+            let reason = format!("{} is not one of {DEPTHS}", self.depth);
             return Err(Error::config(format!("{at}.depth"), reason));
         };
         let sizes = [
@@ -116,6 +127,15 @@ impl ResNetConfig {
         ];
         if let Some((key, size)) = sizes.iter().find(|(_, size)| !(1..=4096).contains(size)) {
             return Err(Error::config(format!("{at}.{key}"), format!("{size} is not in 1..=4096")));
+        }
+        if let Some(width) = self.stem_width {
+            if !(1..=4096).contains(&width) {
+                return Err(Error::config(format!("{at}.stem_width"), format!("{width} is not in 1..=4096")));
+            }
+            if self.selective_kernels.is_some() || self.stem == Stem::ImagenetSame {
+                let reason = "has no meaning beside selective kernels or the stem `imagenet-same`";
+                return Err(Error::config(format!("{at}.stem_width"), reason));
+            }
         }
         match self.selective_kernels {
             Some(ratio) if !(ratio > 0.0 && ratio <= 1.0) => {
@@ -134,6 +154,11 @@ impl ResNetConfig {
         self.base_width * self.width_multiplier
     }
 
+    /// Channels of the stem.
+    pub(crate) fn stem_channels(&self) -> usize {
+        self.stem_width.unwrap_or(self.base())
+    }
+
     /// Blocks of each group and whether they are bottlenecks.
     pub(crate) fn blocks(&self) -> Result<([usize; 4], bool)> {
         match self.depth {
@@ -143,9 +168,12 @@ impl ResNetConfig {
             101 => Ok(([3, 4, 23, 3], true)),
             152 => Ok(([3, 8, 36, 3], true)),
             200 => Ok(([3, 24, 36, 3], true)),
-            depth => {
-                Err(Error::config("resnet.depth", format!("{depth}; allowed: 18, 34, 50, 101, 152, 200")))
+            // 6n + 2 layers in three groups of n blocks; there is no fourth.
+            depth @ (8 | 14 | 20 | 32 | 44 | 56 | 110) => {
+                let blocks = (depth - 2) / 6;
+                Ok(([blocks, blocks, blocks, 0], false))
             }
+            depth => Err(Error::config("resnet.depth", format!("{depth}; allowed: {DEPTHS}"))),
         }
     }
 

@@ -43,7 +43,7 @@ impl ResNet {
         let (counts, bottleneck) = config.blocks()?;
         let stem = StemLayers::new(b, config)?;
         let expansion = if bottleneck { 4 } else { 1 };
-        let (mut blocks, mut channels) = (Vec::new(), config.base());
+        let (mut blocks, mut channels) = (Vec::new(), config.stem_channels());
         for (group, &count) in counts.iter().enumerate() {
             let middle = config.base() << group;
             let outputs = middle * expansion;

@@ -15,7 +15,7 @@ pub(super) struct StemLayers {
 
 impl StemLayers {
     pub(super) fn new(b: &Builder, config: &ResNetConfig) -> Result<Self> {
-        let (inputs, base) = (config.in_channels, config.base());
+        let (inputs, base) = (config.in_channels, config.stem_channels());
         let pool = match config.stem {
             Stem::Imagenet => Some(StemPool::Symmetric),
             Stem::ImagenetSame => Some(StemPool::same(base, &b.store().device())?),

@@ -166,7 +166,7 @@ fn settings_are_checked_and_named() -> Result<()> {
         (ResNetConfig { depth: 18, ..config }, "selective_kernels"),
         (ResNetConfig { selective_kernels: Some(0.0), ..config }, "selective_kernels"),
         (ResNetConfig { selective_kernels: Some(f64::NAN), ..config }, "selective_kernels"),
-        (ResNetConfig { depth: 20, ..config }, "depth"),
+        (ResNetConfig { depth: 21, ..config }, "depth"),
         (ResNetConfig { base_width: 0, ..config }, "base_width"),
     ] {
         let error = bad.check("method.backbone").expect_err("must be refused").to_string();

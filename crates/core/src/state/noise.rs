@@ -1,9 +1,10 @@
-//! Which rows of the bank a sample is compared with.
+//! Which rows of a memory bank a sample is compared with.
 
 use candle_core::{Device, Tensor};
-use contrastive_core::Result;
-use contrastive_core::rng::{Key, Purpose};
-use contrastive_core::train::Progress;
+
+use crate::Result;
+use crate::progress::Progress;
+use crate::rng::{Key, Purpose};
 
 /// Rows of a bank of `bank` for each of `samples`, `[B, K + 1]` of u32: its own in column 0, then K drawn uniformly with
 /// replacement. As in the official code nothing is filtered: the noise may hold the own row, and a row twice.
@@ -12,7 +13,7 @@ use contrastive_core::train::Progress;
 ///
 /// # Errors
 /// A device without room.
-pub fn draw(
+pub fn bank_rows(
     samples: &[u64],
     negatives: usize,
     bank: usize,
@@ -40,7 +41,7 @@ mod tests {
     #[test]
     fn noise_is_uniform_and_belongs_to_sample_and_step() -> Result<()> {
         let of = |samples: &[u64], step| -> Result<Vec<Vec<u32>>> {
-            Ok(draw(samples, 4000, 10, &progress(step), &Device::Cpu)?.to_vec2::<u32>()?)
+            Ok(bank_rows(samples, 4000, 10, &progress(step), &Device::Cpu)?.to_vec2::<u32>()?)
         };
         let both = of(&[3, 7], 5)?;
         assert_eq!([both[0][0], both[1][0]], [3, 7]);

@@ -1,0 +1,95 @@
+//! `cargo xtask reproduce cmc`: beside the method on images, its experiments on scenes of several views. What is measured
+//! is the crate's; here it is called, and its numbers become rows and tables.
+
+mod crd;
+mod negatives;
+pub mod pages;
+mod views;
+
+use anyhow::{Result, bail};
+use candle_core::Device;
+
+use crate::cpc::Session;
+use crate::results;
+
+/// The method on images, and the name for it and all parts together.
+pub const GROUP: &str = "cmc";
+
+/// A part of the reproduction that can be asked for by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Segmentation from L by the number of views.
+    Views,
+    /// Core view against full graph, view by view.
+    Graph,
+    /// Predicting a view against contrasting with it.
+    Predictive,
+    /// NCE and softmax by the number of negatives.
+    Negatives,
+    /// Distillation of a teacher into a student.
+    Crd,
+}
+
+impl Part {
+    /// All, in the order in which they are run.
+    pub const ALL: [Self; 5] = [Self::Views, Self::Graph, Self::Predictive, Self::Negatives, Self::Crd];
+
+    /// The name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Views => "cmc-views",
+            Self::Graph => "cmc-graph",
+            Self::Predictive => "cmc-predictive",
+            Self::Negatives => "cmc-negatives",
+            Self::Crd => "cmc-crd",
+        }
+    }
+}
+
+/// The names of the parts.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    Part::ALL.into_iter().map(Part::name)
+}
+
+/// The parts among names, and what else there is; the group's name stands for the method on images as well.
+pub fn split<'a>(names: &[&'a str]) -> (Vec<Part>, Vec<&'a str>) {
+    let whole = names.contains(&GROUP);
+    let parts = Part::ALL.into_iter().filter(|part| whole || names.contains(&part.name())).collect();
+    let own = |name: &str| Part::ALL.iter().any(|part| part.name() == name);
+    (parts, names.iter().copied().filter(|name| !own(name)).collect())
+}
+
+/// Runs parts one after another. What one has measured stays when another fails.
+pub fn run(session: &Session, parts: &[Part], device: &Device) -> Result<()> {
+    if !device.is_cpu() {
+        bail!("{}: it is measured on the CPU only; leave --device out", parts[0].name());
+    }
+    let mut lab = views::Lab::new(session)?;
+    for part in parts {
+        println!("== {}, tier smoke", part.name());
+        match part {
+            Part::Views => lab.by_number()?,
+            Part::Graph => lab.by_graph()?,
+            Part::Predictive => lab.against_prediction()?,
+            Part::Negatives => negatives::by_number(session)?,
+            Part::Crd => crd::pairs(session)?,
+        }
+    }
+    let path = session.out.join(pages::RESULTS);
+    print!("{}", pages::tables(&results::read(&path)?));
+    println!("{}", path.display());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_told_from_methods() {
+        let (parts, others) = split(&["references", "cmc-graph", "simclr"]);
+        assert_eq!((parts, others), (vec![Part::Graph], vec!["references", "simclr"]));
+        let (parts, others) = split(&["cmc"]);
+        assert_eq!((parts.as_slice(), others.as_slice()), (&Part::ALL[..], &[GROUP][..]));
+    }
+}
