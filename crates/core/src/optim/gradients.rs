@@ -67,7 +67,7 @@ impl Gradients {
     ///
     /// # Errors
     /// Gradients of different shapes.
-    pub fn add(mut self, other: Self) -> Result<Self> {
+    pub fn plus(mut self, other: Self) -> Result<Self> {
         for (name, gradient) in other.by_name {
             match self.by_name.iter_mut().find(|(own, _)| *own == name) {
                 Some((_, own)) => *own = (&*own + gradient)?,

@@ -64,7 +64,7 @@ pub fn grad_cache<T>(
         let gradients = Gradients::of(params, &(z * wanted.narrow(0, start, rows)?)?.sum_all()?)?;
         start += rows;
         sum = Some(match sum {
-            Some(sum) => sum.add(gradients)?,
+            Some(sum) => sum.plus(gradients)?,
             None => gradients,
         });
     }

@@ -1,54 +1,12 @@
 //! Several ranks in one process: they learn the same and leave together.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Barrier, Mutex};
-
-use candle_core::Tensor;
+use std::sync::{Arc, Mutex};
 
 use super::toy::*;
 use super::*;
-use crate::dist::{Comm, Communicator};
+use crate::dist::{Comm, in_process};
 use crate::{Error, Result};
-
-#[derive(Debug)]
-struct Shared {
-    slots: Mutex<Vec<Option<Tensor>>>,
-    barrier: Barrier,
-}
-
-/// Sums in rank order behind a barrier. Only what the loop itself needs.
-#[derive(Debug)]
-struct ThreadRank {
-    rank: usize,
-    shared: Arc<Shared>,
-}
-
-impl Communicator for ThreadRank {
-    fn rank(&self) -> usize {
-        self.rank
-    }
-    fn size(&self) -> usize {
-        self.shared.slots.lock().unwrap().len()
-    }
-    fn all_reduce_sum(&self, x: &Tensor) -> Result<Tensor> {
-        self.shared.slots.lock().unwrap()[self.rank] = Some(x.detach());
-        self.shared.barrier.wait();
-        let all: Vec<Tensor> = self.shared.slots.lock().unwrap().iter().flatten().cloned().collect();
-        self.shared.barrier.wait();
-        let (first, rest) = all.split_first().unwrap();
-        rest.iter().try_fold(first.clone(), |sum, x| Ok((sum + x)?))
-    }
-    fn all_gather(&self, _: &Tensor) -> Result<Tensor> {
-        Err(Error::data("test", "no gather"))
-    }
-    fn broadcast(&self, _: &Tensor, _: usize) -> Result<Tensor> {
-        Err(Error::data("test", "no broadcast"))
-    }
-    fn barrier(&self) -> Result<()> {
-        self.shared.barrier.wait();
-        Ok(())
-    }
-}
 
 struct StopAt(u64, Arc<AtomicBool>, Arc<Mutex<Vec<u64>>>);
 
@@ -65,9 +23,8 @@ impl Observer for StopAt {
 /// Runs two ranks; `stop` and `broken` concern rank 1 alone. Gives weights or error, and the steps seen, of each.
 #[allow(clippy::type_complexity)]
 fn two_ranks(stop: u64, broken: u64) -> Vec<(Result<(Vec<Vec<f32>>, Outcome)>, Vec<u64>)> {
-    let shared = Arc::new(Shared { slots: Mutex::new(vec![None; 2]), barrier: Barrier::new(2) });
-    let rank = |rank: usize| {
-        let comm: Comm = Arc::new(ThreadRank { rank, shared: shared.clone() });
+    let rank = |comm: Comm| {
+        let rank = comm.rank();
         let flag = Arc::new(AtomicBool::new(false));
         let steps = Arc::new(Mutex::new(Vec::new()));
         let at = if rank == 1 { stop } else { u64::MAX };
@@ -89,7 +46,8 @@ fn two_ranks(stop: u64, broken: u64) -> Vec<(Result<(Vec<Vec<f32>>, Outcome)>, V
         (result, steps)
     };
     std::thread::scope(|scope| {
-        let threads = [0, 1].map(|r| scope.spawn(move || rank(r)));
+        let rank = &rank;
+        let threads: Vec<_> = in_process(2).into_iter().map(|comm| scope.spawn(move || rank(comm))).collect();
         threads.into_iter().map(|t| t.join().unwrap()).collect()
     })
 }

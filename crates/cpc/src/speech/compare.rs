@@ -139,8 +139,8 @@ mod tests {
         let names: Vec<String> =
             scores.iter().map(|s| format!("{} {}", s.input.name(), s.probe.name())).collect();
         assert_eq!(names[0], "random speakers-linear-v1");
-        assert_eq!(names[5], "cpc speakers-by-mean-linear-v1");
-        assert!(scores.len() == 6 && scores.iter().all(|s| (0.0..=1.0).contains(&s.accuracy)));
+        assert_eq!(names[7], "cpc speakers-by-mean-linear-v1");
+        assert!(scores.len() == 8 && scores.iter().all(|s| (0.0..=1.0).contains(&s.accuracy)));
         let hidden = Probe { task: Task::Phones, hidden: true };
         assert_eq!((hidden.name().as_str(), hidden.config(1e4).every), ("phones-hidden256-v1", 5));
         Ok(())
