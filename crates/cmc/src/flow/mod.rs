@@ -6,7 +6,7 @@
 //! | [`plane`] | gray planes: smoothing, halving, warping, gradients |
 //! | [`tvl1`] | the flow between two planes |
 //! | [`clips`] | videos as folders of frames (feature `data`) |
-//! | [`stack`] | fields around a moment of a clip as one array of 20 channels |
+//! | [`mod@stack`] | fields around a moment of a clip as one array of 20 channels |
 
 #[cfg(feature = "data")]
 pub mod clips;
