@@ -135,6 +135,18 @@ fn a_run_of_four_ranks_is_resumed_by_one_and_by_two() -> Result<()> {
 }
 
 #[test]
+fn a_batch_in_chunks_trains_on_one_rank_and_on_two() -> Result<()> {
+    let place = Place::new()?;
+    let data = data(&place)?;
+    for ranks in ["1", "2"] {
+        let run = place.path(ranks);
+        call(&arguments("simclr", &data, &run), &["--set", "method.chunk=4", "--ranks", ranks])?;
+        ensure!(log(&run)?.len() == 5, "{ranks} ranks");
+    }
+    Ok(())
+}
+
+#[test]
 fn ranks_that_cannot_share_a_batch_are_refused() -> Result<()> {
     let place = Place::new()?;
     let (data, run) = (data(&place)?, place.path("run"));

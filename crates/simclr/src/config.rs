@@ -29,7 +29,7 @@ pub struct SimClrConfig {
     /// Samples of a rank's batch that are encoded at a time, where the whole has no room in memory: the gradient of the
     /// whole batch for a second forward pass ([`contrastive_core::train::grad_cache`]). Batch statistics are then those
     /// of a chunk.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub chunk: Option<usize>,
 }
 
