@@ -3,7 +3,7 @@
 
 use candle_core::{Tensor, Var};
 use contrastive_core::Result;
-use contrastive_core::dist::Comm;
+use contrastive_core::dist::{Comm, all_reduce_mean};
 use contrastive_core::nn::{Kind, ParamStore};
 use contrastive_core::rng::{Key, Purpose};
 use contrastive_core::train::Progress;
@@ -72,17 +72,12 @@ pub fn average_running_statistics(params: &ParamStore, comm: &Comm) -> Result<()
         .filter(|entry| entry.kind == Kind::Buffer)
         .map(|entry| entry.var)
         .collect();
-    if comm.size() == 1 || buffers.is_empty() {
+    if comm.size() == 1 {
         return Ok(());
     }
-    let flat: Vec<Tensor> =
-        buffers.iter().map(|var| Ok(var.as_detached_tensor().flatten_all()?)).collect::<Result<_>>()?;
-    let mean = (comm.all_reduce_sum(&Tensor::cat(&flat, 0)?)? / comm.size() as f64)?;
-    let mut start = 0;
-    for var in buffers {
-        let count = var.elem_count();
-        var.set(&mean.narrow(0, start, count)?.reshape(var.shape())?.contiguous()?)?;
-        start += count;
+    let own: Vec<Tensor> = buffers.iter().map(Var::as_detached_tensor).collect();
+    for (var, mean) in buffers.iter().zip(all_reduce_mean(&own, comm)?) {
+        var.set(&mean.contiguous()?)?;
     }
     Ok(())
 }

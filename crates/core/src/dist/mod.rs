@@ -8,10 +8,12 @@
 //! parameter gradients over ranks. So one rank of 2B and two ranks of B give the same gradient, and no
 //! factor of the world size appears anywhere else.
 
+mod buckets;
 mod grad;
 mod in_process;
 mod timed;
 
+pub use buckets::all_reduce_mean;
 pub use grad::{all_gather_with_grad, all_reduce_with_grad};
 pub use in_process::{
     DEFAULT_TIMEOUT, in_process, in_process_with_timeout, run_in_process, run_in_process_with_timeout,

@@ -5,7 +5,7 @@ use candle_core::{DType, Storage, Tensor};
 
 use super::fused;
 use crate::Result;
-use crate::dist::Comm;
+use crate::dist::{Comm, all_reduce_mean};
 use crate::kernels::ParamGradients;
 use crate::nn::ParamStore;
 
@@ -77,8 +77,7 @@ impl Gradients {
         Ok(self)
     }
 
-    /// The mean over ranks; see [`crate::dist`] for why it is the mean. Gradients travel in buckets of about 25 MB: a
-    /// collective for each would cost its latency hundreds of times.
+    /// The mean over ranks; see [`crate::dist`] for why it is the mean.
     ///
     /// # Errors
     /// A rank that is gone or has gradients of other parameters.
@@ -86,23 +85,8 @@ impl Gradients {
         if comm.size() == 1 {
             return Ok(self);
         }
-        let scale = 1.0 / comm.size() as f64;
-        let mut by_name = Vec::with_capacity(self.by_name.len());
-        let mut rest = self.by_name.as_slice();
-        while !rest.is_empty() {
-            let (bucket, behind) = rest.split_at(bucket(rest));
-            let flat =
-                bucket.iter().map(|(_, g)| g.flatten_all()).collect::<candle_core::Result<Vec<_>>>()?;
-            let mean = (comm.all_reduce_sum(&Tensor::cat(&flat, 0)?)? * scale)?;
-            let mut start = 0;
-            for (name, gradient) in bucket {
-                let part = mean.narrow(0, start, gradient.elem_count())?.reshape(gradient.shape())?;
-                start += gradient.elem_count();
-                by_name.push((name.clone(), part));
-            }
-            rest = behind;
-        }
-        Ok(Self { by_name })
+        let (names, tensors): (Vec<_>, Vec<_>) = self.by_name.into_iter().unzip();
+        Ok(Self { by_name: names.into_iter().zip(all_reduce_mean(&tensors, comm)?).collect() })
     }
 
     /// Drops the gradients that do not match: their parameters are not updated, and their moments and step counts stay
@@ -163,19 +147,6 @@ impl Gradients {
         }
         Ok(total.sqrt())
     }
-}
-
-/// Bytes of gradients that travel together.
-const BUCKET_BYTES: usize = 25 << 20;
-
-/// How many of the first gradients travel together: at least one, all of one type.
-fn bucket(gradients: &[(String, Tensor)]) -> usize {
-    let mut bytes = 0;
-    let fits = |(_, g): &&(String, Tensor)| {
-        bytes += g.elem_count() * g.dtype().size_in_bytes();
-        bytes <= BUCKET_BYTES && g.dtype() == gradients[0].1.dtype()
-    };
-    gradients.iter().take_while(fits).count().max(1)
 }
 
 fn clip(gradient: &mut Tensor, norm: f64, max: f64) -> Result<()> {

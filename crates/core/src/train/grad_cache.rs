@@ -49,7 +49,7 @@ pub fn grad_cache<T>(
     let wanted =
         wanted.ok_or_else(|| Error::data("grad_cache", "the loss has no gradient for embeddings"))?.detach();
     let second = mode.without_tracking();
-    let mut sum: Option<Gradients> = None;
+    let mut sum = Gradients::from_named(Vec::new());
     let mut start = 0;
     for (c, before) in found.iter().enumerate() {
         let rows = before.dim(0)?;
@@ -63,11 +63,7 @@ pub fn grad_cache<T>(
         }
         let gradients = Gradients::of(params, &(z * wanted.narrow(0, start, rows)?)?.sum_all()?)?;
         start += rows;
-        sum = Some(match sum {
-            Some(sum) => sum.plus(gradients)?,
-            None => gradients,
-        });
+        sum = sum.plus(gradients)?;
     }
-    let sum = sum.ok_or_else(|| Error::shape("grad_cache", "at least one chunk", &[0]))?;
     Ok((value.detach(), more, sum))
 }
