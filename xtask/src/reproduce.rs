@@ -29,8 +29,9 @@ const REFERENCES: &str = "references";
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Methods, `references` for what they are held against, `cpc` or a part of it (cpc-speech, cpc-steps,
-    /// cpc-negatives, cpc-text, cpc-rl), a part of `cmc` (cmc-views, cmc-graph, cmc-predictive, cmc-negatives, cmc-crd);
-    /// everything where none is named (CPC in tier smoke only: tier small of it needs data of its own).
+    /// cpc-negatives, cpc-text, cpc-rl), a part of `cmc` (cmc-views, cmc-graph, cmc-predictive, cmc-negatives,
+    /// cmc-distance, cmc-crd; cmc-video with --data); everything where none is named (CPC in tier smoke only: tier small of
+    /// it needs data of its own).
     methods: Vec<String>,
     /// How much to spend.
     #[arg(long, value_enum, default_value = "smoke")]
@@ -202,8 +203,8 @@ fn on_scenes(arguments: &Arguments, parts: &[cmc::Part], stop: &Arc<AtomicBool>)
     if parts.is_empty() {
         return Ok(());
     }
-    if arguments.tier != Tier::Smoke || arguments.data.is_some() {
-        println!("{} and its like: left out: they have data of their own, in tier smoke", parts[0].name());
+    if arguments.tier != Tier::Smoke {
+        println!("{} and its like: left out: they are in tier smoke", parts[0].name());
         return Ok(());
     }
     let session = cpc::Session { file: cmc::pages::RESULTS, ..session(arguments, stop.clone()) };

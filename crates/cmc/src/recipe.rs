@@ -11,7 +11,7 @@ use contrastive_core::train::TrainConfig;
 use crate::config::{CmcConfig, ContrastConfig, Form, Graph};
 
 /// The names that [`preset`] knows, each with where its settings come from.
-pub const PRESETS: [(&str, &str); 10] = [
+pub const PRESETS: [(&str, &str); 11] = [
     ("imagenet", "the paper: L and ab, a ResNet-50 for each, NCE with 16,384 negatives, 240 epochs"),
     ("imagenet-half", "the same with ResNets of half the width"),
     ("imagenet-double", "the same with ResNets of twice the width"),
@@ -23,6 +23,7 @@ pub const PRESETS: [(&str, &str); 10] = [
         "imagenet100-ycbcr",
         "the official repository's run on 100 classes: Y and CbCr, half-width ResNet-50s, softmax with 4096",
     ),
+    ("stl10", "STL-10's unlabelled images, as far as the paper says: crops of 64 pixels, half AlexNets, τ 0.1"),
     ("cifar10-small", "ten epochs of narrow ResNet-18s on 10,000 images: minutes on two cores"),
     ("smoke", "the embedded sign-language digits: about a minute on two cores"),
 ];
@@ -56,6 +57,7 @@ pub fn preset(name: &str) -> Result<RunConfig<CmcConfig>> {
         "imagenet-alexnet" => Ok(alexnet(lab)),
         "imagenet-alexnet-ydbdr" => Ok(alexnet(ydbdr)),
         "imagenet100-ycbcr" => Ok(imagenet100()),
+        "stl10" => Ok(stl10()),
         "cifar10-small" => Ok(cifar10_small()),
         "smoke" => Ok(smoke()),
         _ => Err(unknown_preset(name, &PRESETS)),
@@ -129,6 +131,19 @@ fn imagenet100() -> RunConfig<CmcConfig> {
     RunConfig {
         method: method(resnet50(32), 0.07, Form::Softmax { negatives: 4096 }),
         augment: one_view(color, vec![crop(224, [0.2, 1.0]), flip()]),
+        ..base
+    }
+}
+
+/// Networks and negatives are the paper's for ImageNet; the crops are of Deep InfoMax, which it stands beside.
+fn stl10() -> RunConfig<CmcConfig> {
+    let color = ColorSpace::Lab;
+    let half = HalfConfig::Alexnet(AlexNetConfig { image: 64, ..AlexNetConfig::half(1) });
+    let base = alexnet(color);
+    RunConfig {
+        method: method(half, 0.1, Form::Nce { negatives: 16_384 }),
+        augment: one_view(color, vec![crop(64, [0.2, 1.0]), flip()]),
+        eval: eval(color, Some(73), Some(64)),
         ..base
     }
 }

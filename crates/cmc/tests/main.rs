@@ -2,6 +2,7 @@
 
 mod crd;
 mod golden;
+mod video;
 mod views;
 
 use anyhow::Result;

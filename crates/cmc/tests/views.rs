@@ -43,6 +43,7 @@ fn tasks() -> Vec<(Vec<usize>, Task, Option<u32>)> {
         (vec![1], contrast(Graph::Core, windows), None),
         (vec![1, 2, 3], contrast(Graph::Core, windows), None),
         (vec![1, 2, 3], contrast(Graph::Full, alike), None),
+        (vec![2, 2], contrast(Graph::Core, Between::Windows), None),
         (vec![1, 3], Task::Predict { distance: Distance::L1 }, None),
         (vec![1, 3], Task::Predict { distance: Distance::L2 }, None),
         (vec![1, 2], Task::PredictCells { cells: 3 }, None),

@@ -2,8 +2,10 @@
 //! is the crate's; here it is called, and its numbers become rows and tables.
 
 mod crd;
+mod distance;
 mod negatives;
 pub mod pages;
+mod video;
 mod views;
 
 use anyhow::{Result, bail};
@@ -26,13 +28,25 @@ pub enum Part {
     Predictive,
     /// NCE and softmax by the number of negatives.
     Negatives,
+    /// What two patches share, by their distance.
+    Distance,
     /// Distillation of a teacher into a student.
     Crd,
+    /// Frames against later ones and against motion, on videos at hand.
+    Video,
 }
 
 impl Part {
     /// All, in the order in which they are run.
-    pub const ALL: [Self; 5] = [Self::Views, Self::Graph, Self::Predictive, Self::Negatives, Self::Crd];
+    pub const ALL: [Self; 7] = [
+        Self::Views,
+        Self::Graph,
+        Self::Predictive,
+        Self::Negatives,
+        Self::Distance,
+        Self::Crd,
+        Self::Video,
+    ];
 
     /// The name on the command line.
     pub fn name(self) -> &'static str {
@@ -41,7 +55,9 @@ impl Part {
             Self::Graph => "cmc-graph",
             Self::Predictive => "cmc-predictive",
             Self::Negatives => "cmc-negatives",
+            Self::Distance => "cmc-distance",
             Self::Crd => "cmc-crd",
+            Self::Video => "cmc-video",
         }
     }
 }
@@ -67,12 +83,16 @@ pub fn run(session: &Session, parts: &[Part], device: &Device) -> Result<()> {
     let mut lab = views::Lab::new(session)?;
     for part in parts {
         println!("== {}, tier smoke", part.name());
-        match part {
-            Part::Views => lab.by_number()?,
-            Part::Graph => lab.by_graph()?,
-            Part::Predictive => lab.against_prediction()?,
-            Part::Negatives => negatives::by_number(session)?,
-            Part::Crd => crd::pairs(session)?,
+        match (part, &session.data) {
+            (Part::Video, None) => println!("left out: it needs videos, --data DIR"),
+            (Part::Video, Some(data)) => video::kinds(session, data)?,
+            (_, Some(_)) => println!("left out: it has data of its own, call it without --data"),
+            (Part::Views, None) => lab.by_number()?,
+            (Part::Graph, None) => lab.by_graph()?,
+            (Part::Predictive, None) => lab.against_prediction()?,
+            (Part::Negatives, None) => negatives::by_number(session)?,
+            (Part::Distance, None) => distance::by_distance(session)?,
+            (Part::Crd, None) => crd::pairs(session)?,
         }
     }
     let path = session.out.join(pages::RESULTS);

@@ -11,7 +11,7 @@ use crate::results::{self, Row};
 pub const RESULTS: &str = "cmc.json";
 
 /// What a table is about, and what the names of its lines begin with.
-const TABLES: [(&str, &[&str]); 5] = [
+const TABLES: [(&str, &[&str]); 7] = [
     ("Segmentation from L by the number of views it was contrasted with (core view)", &["views-"]),
     ("Segmentation from each view, trained in both graphs", &["graph "]),
     ("The encoder of L, by what it was trained to do with another view", &["target "]),
@@ -20,9 +20,14 @@ const TABLES: [(&str, &[&str]); 5] = [
         &["nce,", "softmax,", "in-batch"],
     ),
     (
-        "Contrastive representation distillation: a ResNet-18 of width 16 teaches a ResNet-8 of width 4",
+        "Two patches of 32 pixels of one picture, by how far apart their corners are along each axis",
+        &["distance "],
+    ),
+    (
+        "Contrastive representation distillation: a ResNet-18 of width 16 teaches a ResNet-8 of width 8",
         &["teacher", "student"],
     ),
+    ("Videos: a frame against the motion around it (D), against a later frame (V)", &["video "]),
 ];
 
 /// The tables of a tier's rows.

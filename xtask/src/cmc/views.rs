@@ -209,7 +209,7 @@ impl<'a> Lab<'a> {
 }
 
 /// L as the rooms have it, for images.
-fn lab() -> EvalTransform {
+pub(super) fn lab() -> EvalTransform {
     EvalTransform {
         resize: None,
         crop: None,

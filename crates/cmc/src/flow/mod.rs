@@ -6,13 +6,19 @@
 //! | [`plane`] | gray planes: smoothing, halving, warping, gradients |
 //! | [`tvl1`] | the flow between two planes |
 //! | [`clips`] | videos as folders of frames (feature `data`) |
+//! | [`video`] | frames contrasted with later frames or with motion (feature `data`) |
+//! | [`recipe`] | presets of it (feature `data`) |
 //! | [`mod@stack`] | fields around a moment of a clip as one array of 20 channels |
 
 #[cfg(feature = "data")]
 pub mod clips;
 pub mod plane;
+#[cfg(feature = "data")]
+pub mod recipe;
 pub mod stack;
 pub mod tvl1;
+#[cfg(feature = "data")]
+pub mod video;
 
 pub use plane::Plane;
 pub use stack::{FIELDS, stack};

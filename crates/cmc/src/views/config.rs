@@ -65,6 +65,8 @@ pub enum Between {
     /// Patches with patches at the same place ([`crate::loss::places`]), a quarter of them in a step, and whole windows
     /// with whole windows ([`crate::loss::in_batch`]).
     Alike,
+    /// Whole windows with whole windows alone.
+    Windows,
 }
 
 impl ViewsConfig {

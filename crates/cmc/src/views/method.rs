@@ -92,6 +92,7 @@ impl ViewsCmc {
                     terms.push(places(&a.local, &b.local, (PLACES, corner), temperature, comm)?);
                     terms.push(in_batch(&a.global, &b.global, temperature, comm)?);
                 }
+                Between::Windows => terms.push(in_batch(&a.global, &b.global, temperature, comm)?),
             }
         }
         let (mut losses, mut accuracy) = (Vec::with_capacity(terms.len()), 0.0);

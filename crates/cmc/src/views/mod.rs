@@ -11,8 +11,11 @@
 //! | [`segment`] | what a frozen encoder says of every pixel: pixel accuracy and mIoU |
 //! | [`recipe`] | presets |
 //! | [`rooms`] | furnished rooms as scenes (feature `rooms`) |
+//! | [`distance`] | two patches of one picture, so far apart; what they share (feature `data`) |
 
 pub mod config;
+#[cfg(feature = "data")]
+pub mod distance;
 #[cfg(feature = "data")]
 pub mod folder;
 pub mod method;

@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use contrastive_core::data::{Loader, LoaderOptions};
+use contrastive_core::data::{Loader, LoaderOptions, Transform};
 use contrastive_core::experiment::{RunOptions, RunParts, train_parts};
 use contrastive_core::optim::ParamGroups;
 use contrastive_core::train::Outcome;
 use contrastive_core::{Error, Result};
+use serde::Serialize;
 
 use super::config::{Task, ViewsRun};
 use super::method::ViewsCmc;
-use super::scene::{Scenes, Window};
+use super::scene::{Scene, Scenes, Window};
 
 /// The window of a run over the columns that its views name.
 ///
@@ -37,19 +38,30 @@ pub fn window(run: &ViewsRun, scenes: &Scenes) -> Result<Window> {
 pub fn fit(run: &ViewsRun, scenes: Arc<Scenes>, options: RunOptions<'_>) -> Result<(ViewsCmc, Outcome)> {
     run.check()?;
     let window = window(run, &scenes)?;
+    fit_views(run, run, (scenes, window), format!("windows of {} pixels", run.window), options)
+}
+
+/// The same by whatever makes a scene's views; `config` is what the run directory holds.
+pub(super) fn fit_views<C: Serialize>(
+    config: &C,
+    run: &ViewsRun,
+    (scenes, transform): (Arc<Scenes>, impl Transform<Scene> + 'static),
+    preprocessing: String,
+    options: RunOptions<'_>,
+) -> Result<(ViewsCmc, Outcome)> {
     let loader = LoaderOptions {
         workers: options.workers,
         ..LoaderOptions::new(run.train.batch_size, run.train.seed)
     };
-    let batches = Loader::new(scenes, window, loader)?;
+    let batches = Loader::new(scenes, transform, loader)?;
     let mut method = ViewsCmc::new(run.method.clone(), run.train.seed, &options.device)?;
     let parts = RunParts {
-        config: run,
+        config,
         train: &run.train,
         optim: &run.optim,
         groups: ParamGroups::new(),
         backbone: run.method.backbone(),
-        preprocessing: format!("windows of {} pixels", run.window),
+        preprocessing,
     };
     let outcome = train_parts(parts, &mut method, &batches, options)?;
     Ok((method, outcome))

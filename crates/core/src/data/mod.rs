@@ -145,6 +145,25 @@ pub struct Array {
     pub data: Vec<f32>,
 }
 
+impl Array {
+    /// Arrays `[C, H, W]` of one height and width above each other, `[ΣC, H, W]`.
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`] for other ranks or sizes that differ.
+    pub fn stacked(parts: Vec<Self>) -> Result<Self> {
+        let size = parts.first().and_then(|part| part.shape.get(1..)).unwrap_or(&[]).to_vec();
+        let (mut channels, mut data) = (0, Vec::new());
+        for part in parts {
+            match part.shape.as_slice() {
+                [own, rest @ ..] if rest.len() == 2 && rest == size => channels += own,
+                other => return Err(crate::Error::shape("stacked arrays", format!("[C, {size:?}]"), other)),
+            }
+            data.extend(part.data);
+        }
+        Ok(Self { shape: [&[channels], size.as_slice()].concat(), data })
+    }
+}
+
 /// From a sample to the views of it. Pure: all randomness comes from the key.
 pub trait Transform<S>: Send + Sync {
     /// The views, in the method's order. `key` names seed, epoch and sample; view `v` draws from `key.view(v)`.
