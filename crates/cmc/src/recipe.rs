@@ -23,7 +23,10 @@ pub const PRESETS: [(&str, &str); 11] = [
         "imagenet100-ycbcr",
         "the official repository's run on 100 classes: Y and CbCr, half-width ResNet-50s, softmax with 4096",
     ),
-    ("stl10", "STL-10's unlabelled images, as far as the paper says: crops of 64 pixels, half AlexNets, τ 0.1"),
+    (
+        "stl10",
+        "STL-10's unlabelled images, as far as the paper says: crops of 64 pixels, half AlexNets, τ 0.1",
+    ),
     ("cifar10-small", "ten epochs of narrow ResNet-18s on 10,000 images: minutes on two cores"),
     ("smoke", "the embedded sign-language digits: about a minute on two cores"),
 ];

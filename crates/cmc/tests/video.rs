@@ -21,7 +21,8 @@ fn videos(root: &Path, clips: u32) -> Result<()> {
                 let value = |i: u32| {
                     let x = f64::from(i % 48) - right * f64::from(t);
                     let y = f64::from(i / 48) - down * f64::from(t);
-                    (127.0 + 55.0 * ((f * x + 0.1 * y).sin() + (f * y - 0.2 * x + f64::from(clip)).cos())) as u8
+                    (127.0 + 55.0 * ((f * x + 0.1 * y).sin() + (f * y - 0.2 * x + f64::from(clip)).cos()))
+                        as u8
                 };
                 let pixels: Vec<u8> = (0..48 * 40).flat_map(|i| [value(i); 3]).collect();
                 let path = folder.join(format!("{t:03}.png"));

@@ -30,6 +30,8 @@ pub fn pairs(session: &Session) -> Result<()> {
         let base = preset("smoke")?;
         let mut taught = base.clone();
         (taught.method.backbone, taught.method.terms) = (teacher("smoke")?, Terms::LABELS);
+        // Wide enough to be done in a quarter of a student's epochs.
+        taught.train.epochs = (base.train.epochs / 4).max(1);
         let taught = one(session, "teacher", &taught, None, seed)?;
         for (name, terms) in STUDENTS {
             let mut run = base.clone();

@@ -58,9 +58,8 @@ fn one(session: &Session, train: &Arc<Scenes>, test: &Scenes, distance: usize, s
     base.window = SIDES[1];
     let run = DistanceRun { run: session.configured(&base, EPOCHS, seed)?, distance };
     let name = format!("distance {distance}");
-    let (method, seconds) = session.train(&format!("cmc-distance-{distance}"), seed, |options| {
-        run.fit(train.clone(), options)
-    })?;
+    let (method, seconds) = session
+        .train(&format!("cmc-distance-{distance}"), seed, |options| run.fit(train.clone(), options))?;
     let short = |source: &Scenes| source.fingerprint().chars().take(16).collect::<String>();
     let about = About {
         method: name,
@@ -72,7 +71,8 @@ fn one(session: &Session, train: &Arc<Scenes>, test: &Scenes, distance: usize, s
         seconds,
     };
     let bound = run.bound(&method, test, ROUNDS)?;
-    let shared = Measured { protocol: "info-nce-bound-v1".into(), metric: "shared", unit: "nats", value: bound };
+    let shared =
+        Measured { protocol: "info-nce-bound-v1".into(), metric: "shared", unit: "nats", value: bound };
     session.record(&about, &[shared])?;
     let digits = embedded::sign_digits(Split::Test)?;
     let (dataset, hash) = (digits.name().to_string(), digits.fingerprint());

@@ -38,15 +38,8 @@ pub enum Part {
 
 impl Part {
     /// All, in the order in which they are run.
-    pub const ALL: [Self; 7] = [
-        Self::Views,
-        Self::Graph,
-        Self::Predictive,
-        Self::Negatives,
-        Self::Distance,
-        Self::Crd,
-        Self::Video,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::Views, Self::Graph, Self::Predictive, Self::Negatives, Self::Distance, Self::Crd, Self::Video];
 
     /// The name on the command line.
     pub fn name(self) -> &'static str {

@@ -56,10 +56,10 @@ impl Classifier {
     }
 }
 
-/// What a teacher brings: itself, both embeddings and both banks.
+/// What a teacher brings: itself and, for the contrast, both embeddings and both banks.
 struct Lesson {
     teacher: Arc<Classifier>,
-    embed: [Linear; 2],
+    embed: Option<[Linear; 2]>,
     others: OtherClasses,
     banks: Vec<MemoryBank>,
     /// Of the student's embedding against the teacher's bank, and the other way.
@@ -109,10 +109,11 @@ impl Crd {
             (true, Some(teacher)) => {
                 let b: Builder = params.builder().pp("embed");
                 let widths = [student.backbone.width(), teacher.backbone.width()];
-                let embed = [
-                    Linear::torch_default(&b.pp("student"), widths[0], config.output)?,
-                    Linear::torch_default(&b.pp("teacher"), widths[1], config.output)?,
-                ];
+                let linear = |name, width| Linear::torch_default(&b.pp(name), width, config.output);
+                let embed = match config.terms.contrast > 0.0 {
+                    true => Some([linear("student", widths[0])?, linear("teacher", widths[1])?]),
+                    false => None,
+                };
                 let others = OtherClasses::new(labels, config.classes)?;
                 Some(Lesson { teacher, embed, others, banks: Vec::new(), z: [None; 2], pending: None })
             }
@@ -171,7 +172,7 @@ impl Method for Crd {
 
     fn prepare(&mut self, samples: u64) -> Result<()> {
         if let Some(lesson) = &mut self.lesson
-            && self.config.terms.contrast > 0.0
+            && lesson.embed.is_some()
         {
             let (size, device) = ([samples as usize, self.config.output], self.student.params.device());
             let make = |name| MemoryBank::new(name, size, self.seed, &device);
@@ -195,8 +196,8 @@ impl Method for Crd {
                 parts.push(("logits".to_string(), scalar(&term)?));
                 loss = (loss + (term * terms.logits)?)?;
             }
-            if terms.contrast > 0.0 {
-                let of = |side: usize, x: &Tensor| l2_normalize(&lesson.embed[side].forward(x, &mode)?);
+            if let Some(embed) = &lesson.embed {
+                let of = |side: usize, x: &Tensor| l2_normalize(&embed[side].forward(x, &mode)?);
                 let embedded = [of(0, &features)?, of(1, &taught.detach())?];
                 let (term, z) = lesson.contrast(&self.config, &embedded, &batch.indices, comm, progress)?;
                 parts.push(("contrast".to_string(), scalar(&term)?));

@@ -11,7 +11,10 @@ use crate::config::{CmcConfig, ContrastConfig, Form, Graph};
 
 /// The names that [`preset`] knows, each with where its settings come from.
 pub const PRESETS: [(&str, &str); 4] = [
-    ("ucf101-motion", "the paper's D: CaffeNets of a frame and of ten fields of flow; the rest as for images"),
+    (
+        "ucf101-motion",
+        "the paper's D: CaffeNets of a frame and of ten fields of flow; the rest as for images",
+    ),
     ("ucf101-frames", "the paper's V: CaffeNets of a frame and of a later one; the rest as for images"),
     ("small-motion", "narrow ResNets of 32 pixels, for a few clips: minutes on two cores"),
     ("small-frames", "the same for a frame and a later one"),

@@ -100,9 +100,10 @@ impl Moments {
         let (first, then) = (at.saturating_sub(reach), at + self.config.later);
         let last = (at + reach).max(then).min(clip.frames.len() - 1);
         let part = Clip { frames: clip.frames[first..=last].to_vec(), ..clip.clone() };
-        let scaled = part.read()?.into_iter().map(|frame| {
-            resize_shorter(&frame, self.config.shorter, Interpolation::Bilinear)
-        });
+        let scaled = part
+            .read()?
+            .into_iter()
+            .map(|frame| resize_shorter(&frame, self.config.shorter, Interpolation::Bilinear));
         moment(&scaled.collect::<Result<Vec<_>>>()?, at - first, self.config.later, &self.flow)
     }
 
@@ -148,7 +149,10 @@ impl Source for Moments {
         let (clip, at) = self.place(index).ok_or_else(missing)?;
         // Packed or not, kept or not: the values are the same.
         let Some(folder) = &self.kept else {
-            return Self::unpacked(&Self::packed(&self.compute(clip, at)?)?.into_iter().collect(), &clip.name);
+            return Self::unpacked(
+                &Self::packed(&self.compute(clip, at)?)?.into_iter().collect(),
+                &clip.name,
+            );
         };
         let key = format!("{}/{}/{at}/{:?}/{:?}", self.fingerprint(), clip.name, self.config, self.flow);
         let path = folder.join(format!("{}.safetensors", blake3::hash(key.as_bytes()).to_hex()));

@@ -42,7 +42,11 @@ impl Transform<Scene> for Pair {
             return Err(Error::shape("pair of patches", "[C, H, W]", &shape));
         };
         if height < reach || width < reach {
-            return Err(Error::shape("pair of patches", format!("at least {reach} x {reach} pixels"), &shape));
+            return Err(Error::shape(
+                "pair of patches",
+                format!("at least {reach} x {reach} pixels"),
+                &shape,
+            ));
         }
         let mut stream = key.stream();
         let mut place = |length: usize| stream.below((length - reach + 1) as u64) as usize;

@@ -39,10 +39,13 @@ impl ViewsCmc {
         let size = [config.width, config.output];
         // A prediction's target needs no encoder.
         let encoded = if config.decoded().is_some() { 1 } else { config.views.len() };
+        // A view alone is compared with its own places.
+        let windows = matches!(config.task, Task::Contrast { between: Between::Windows, .. });
+        let places = !windows || config.views.len() == 1;
         let mut views = Vec::with_capacity(encoded);
         for view in &config.views[..encoded] {
             let builders = [&b.pp(BACKBONE).pp(&view.name), &b.pp(HEAD).pp(&view.name)];
-            views.push(ViewNet::new(builders, view.channels, size, kind)?);
+            views.push(ViewNet::new(builders, view.channels, size, places, kind)?);
         }
         let decoder = |outputs| Decoder::new(&b.pp("decoder"), views[0].stages.widths(), outputs, kind);
         let decoder = config.decoded().map(decoder).transpose()?;
@@ -76,20 +79,20 @@ impl ViewsCmc {
         let mut terms = Vec::new();
         // A view alone is compared with itself.
         if pairs.is_empty() {
-            terms.push(local_global(&views[0].global, &views[0].local, temperature, comm)?);
+            terms.push(local_global(&views[0].global, views[0].places()?, temperature, comm)?);
         }
         for (i, j) in pairs {
             let (a, b) = (&views[i], &views[j]);
             match between {
                 Between::PatchesAndWindows => {
-                    terms.push(local_global(&a.global, &b.local, temperature, comm)?);
-                    terms.push(local_global(&b.global, &a.local, temperature, comm)?);
+                    terms.push(local_global(&a.global, b.places()?, temperature, comm)?);
+                    terms.push(local_global(&b.global, a.places()?, temperature, comm)?);
                 }
                 Between::Alike => {
                     // All places have their turn.
                     let turn = progress.step as usize;
                     let corner = [turn % PLACES, turn / PLACES % PLACES];
-                    terms.push(places(&a.local, &b.local, (PLACES, corner), temperature, comm)?);
+                    terms.push(places(a.places()?, b.places()?, (PLACES, corner), temperature, comm)?);
                     terms.push(in_batch(&a.global, &b.global, temperature, comm)?);
                 }
                 Between::Windows => terms.push(in_batch(&a.global, &b.global, temperature, comm)?),

@@ -104,17 +104,26 @@ impl Stages {
 pub struct Embedded {
     /// Of unit length, `[N, D]`.
     pub global: Tensor,
-    /// One vector for each place of the third stage, `[N, D, H/4, W/4]`.
-    pub local: Tensor,
+    /// One vector for each place of the third stage, `[N, D, H/4, W/4]`, where places are compared.
+    pub local: Option<Tensor>,
 }
 
-/// A view's encoder with its two heads.
+impl Embedded {
+    /// Those of places.
+    pub(super) fn places(&self) -> Result<&Tensor> {
+        self.local
+            .as_ref()
+            .ok_or_else(|| Error::config("task.between", "a network without a head for places"))
+    }
+}
+
+/// A view's encoder with a head for whole windows and, where places are compared, one for them.
 #[derive(Debug)]
 pub struct ViewNet {
     /// The encoder.
     pub stages: Stages,
     global: Mlp,
-    local: Conv2d,
+    local: Option<Conv2d>,
 }
 
 impl ViewNet {
@@ -126,6 +135,7 @@ impl ViewNet {
         [encoder, head]: [&Builder; 2],
         inputs: usize,
         [width, output]: [usize; 2],
+        places: bool,
         kind: BatchNormKind,
     ) -> Result<Self> {
         let stages = Stages::new(encoder, inputs, width, kind)?;
@@ -133,11 +143,9 @@ impl ViewNet {
         let torch = Init::TorchDefault;
         let settings = ConvSettings::square(1, 0);
         let local = Conv2dConfig { kernel: 1, settings, weight: torch, bias: Some(torch) };
-        Ok(Self {
-            stages,
-            global: Mlp::new(&head.pp("global"), last, &[MlpLayer::linear(output)])?,
-            local: Conv2d::new(&head.pp("local"), third, output, local)?,
-        })
+        let local = places.then(|| Conv2d::new(&head.pp("local"), third, output, local)).transpose()?;
+        let global = Mlp::new(&head.pp("global"), last, &[MlpLayer::linear(output)])?;
+        Ok(Self { stages, global, local })
     }
 
     /// Both kinds of embeddings, and the pooled features `[N, 8w]`.
@@ -148,7 +156,7 @@ impl ViewNet {
         let maps = self.stages.maps(x, mode)?;
         let pooled = global_avg_pool(&maps[3])?;
         let global = l2_normalize(&self.global.forward(&pooled, mode)?)?;
-        let local = self.local.forward_map(&maps[2], mode)?.tensor()?;
+        let local = self.local.as_ref().map(|head| head.forward_map(&maps[2], mode)?.tensor()).transpose()?;
         Ok((Embedded { global, local }, pooled))
     }
 }
