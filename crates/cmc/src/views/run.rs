@@ -41,7 +41,7 @@ pub fn fit(run: &ViewsRun, scenes: Arc<Scenes>, options: RunOptions<'_>) -> Resu
         workers: options.workers,
         ..LoaderOptions::new(run.train.batch_size, run.train.seed)
     };
-    let batches = Loader::new(scenes, window, loader)?;
+    let batches = Loader::new(scenes, window, loader.on(&options.comm))?;
     let mut method = ViewsCmc::new(run.method.clone(), run.train.seed, &options.device)?;
     let parts = RunParts {
         config: run,
