@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -152,6 +153,57 @@ fn a_rank_that_hangs_or_leaves_is_named() -> Result<()> {
                     if hangs && culprit == 0 { reason.replace("1 s", "2 s") } else { reason.to_string() };
                 ensure!(failure == Failure { rank: culprit, reason }, "rank {rank}: {failure:?}");
             }
+        }
+    }
+    Ok(())
+}
+
+/// Set in processes that are to be ranks.
+const PART: &str = "CONTRASTIVE_NCCL_PART";
+
+/// This program as rank `rank` of three, as a launcher would start it.
+fn process(rank: usize, port: u16, part: &str) -> Result<Child> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command
+        .args(["--exact", "part", "--nocapture"])
+        .env(PART, part)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    for (name, value) in
+        [("RANK", rank), ("WORLD_SIZE", 3), ("LOCAL_RANK", rank), ("MASTER_PORT", port.into())]
+    {
+        command.env(name, value.to_string());
+    }
+    command.env("MASTER_ADDR", "localhost").spawn().context("this program")
+}
+
+/// Runs in each process that a launcher started; does nothing otherwise.
+#[test]
+fn part() -> Result<()> {
+    let Ok(part) = std::env::var(PART) else { return Ok(()) };
+    let launch = Launch::from_env()?;
+    let mut control = Control::join(&launch, WAIT * 5).map_err(anyhow::Error::from)?;
+    for call in 0..10 {
+        control.agree(&format!("call {call}")).map_err(contrastive_core::Error::from)?;
+    }
+    if part == "die" && launch.rank == 1 {
+        std::process::abort();
+    }
+    control.agree("last").map_err(contrastive_core::Error::from)?;
+    println!("rank {} of {} left in order", launch.rank, launch.size);
+    Ok(())
+}
+
+#[test]
+fn processes_meet_by_their_environment_and_one_that_dies_is_named() -> Result<()> {
+    for (part, says) in [("live", "left in order"), ("die", "rank 1: left before last")] {
+        let port = free_port()?;
+        let ranks = (0..3).map(|rank| process(rank, port, part)).collect::<Result<Vec<_>>>()?;
+        for (rank, child) in ranks.into_iter().enumerate() {
+            let output = child.wait_with_output()?;
+            let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+            ensure!(output.status.success() == (part == "live"), "{part}, rank {rank}: {text}");
+            ensure!((part, rank) == ("die", 1) || text.contains(says), "{part}, rank {rank}: {text}");
         }
     }
     Ok(())
