@@ -6,7 +6,8 @@ set -euo pipefail
 need=()
 command -v mpicc >/dev/null || need+=(libopenmpi-dev)
 command -v mpirun >/dev/null || need+=(openmpi-bin)
-compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null || ldconfig -p | grep -q libclang || need+=(libclang-dev)
+# Not libclang-cpp, which is another library.
+compgen -G '/usr/lib/llvm-*/lib/libclang[.-][0-9s]*' >/dev/null || ldconfig -p | grep -Eq 'libclang(-[0-9.]+)?\.so' || need+=(libclang-dev)
 if [ ${#need[@]} -gt 0 ]; then
     if ! command -v apt-get >/dev/null; then
         echo "Please install: ${need[*]}" >&2

@@ -21,9 +21,10 @@ const FORBIDDEN: [(&str, &str); 8] = [
 ];
 
 /// Crates of the workspace that are no methods.
-const OTHERS: [&str; 5] = [
+const OTHERS: [&str; 6] = [
     "contrastive-core",
     "contrastive-mpi",
+    "contrastive-nccl",
     "contrastive-scenes",
     "contrastive-testing",
     "contrastive-benches",

@@ -1,4 +1,4 @@
-//! Ranks of `cargo xtask train`: threads of one process, or the processes of `mpirun`.
+//! Ranks of `cargo xtask train`: threads of one process, or processes that a launcher started.
 
 use std::time::Duration;
 
@@ -17,6 +17,10 @@ pub struct Ranks {
     /// Train as one of the ranks that `mpirun` or `srun` started (built with the feature `mpi`).
     #[arg(long, conflicts_with = "ranks")]
     mpi: bool,
+    /// Train as one of the ranks, each with a GPU of its own, that `torchrun`, `mpirun` or `srun` started (built with the
+    /// feature `nccl`).
+    #[arg(long, conflicts_with_all = ["ranks", "mpi"])]
+    nccl: bool,
     /// Seconds that a rank waits for the others in one call before it ends the run.
     #[arg(long, default_value_t = 600.0)]
     rank_timeout: f64,
@@ -34,9 +38,16 @@ impl Ranks {
         if self.mpi {
             return with_mpi(timeout, device_name, body);
         }
+        if self.nccl {
+            return with_nccl(timeout, device_name, body);
+        }
         #[cfg(feature = "mpi")]
         if contrastive_mpi::launched() {
             bail!("several processes were started together: pass --mpi to train as their ranks");
+        }
+        #[cfg(feature = "nccl")]
+        if contrastive_nccl::Launch::is_one_of_many() {
+            bail!("several processes were started together: pass --nccl to train as their ranks");
         }
         if self.ranks == 0 {
             bail!("--ranks must be at least 1");
@@ -85,4 +96,26 @@ fn with_mpi<T>(
 #[cfg(not(feature = "mpi"))]
 fn with_mpi<T>(_: Duration, _: &str, _: impl Fn(Comm, Device) -> contrastive_core::Result<T>) -> Result<T> {
     bail!("--mpi: built without the feature `mpi`")
+}
+
+#[cfg(feature = "nccl")]
+fn with_nccl<T>(
+    timeout: Duration,
+    device_name: &str,
+    body: impl Fn(Comm, Device) -> contrastive_core::Result<T>,
+) -> Result<T> {
+    let launch = contrastive_nccl::Launch::from_env()?;
+    let rank = launch.rank;
+    // Some launchers show each rank its own GPU only, as the first.
+    let local = if contrastive_nccl::visible()? == 1 { 0 } else { launch.local_rank };
+    let device = shifted(device_name, local)?;
+    let world = contrastive_nccl::World::join(&launch, &device, timeout)?;
+    let outcome = body(world.comm(), device).with_context(|| format!("rank {rank}"))?;
+    world.finish()?;
+    Ok(outcome)
+}
+
+#[cfg(not(feature = "nccl"))]
+fn with_nccl<T>(_: Duration, _: &str, _: impl Fn(Comm, Device) -> contrastive_core::Result<T>) -> Result<T> {
+    bail!("--nccl: built without the feature `nccl`")
 }

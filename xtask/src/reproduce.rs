@@ -70,9 +70,13 @@ pub struct Arguments {
     /// Where results and run directories go. Tables in the documentation are rewritten only without it.
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Threads that prepare batches. Has no effect on the result.
+    /// Threads that prepare batches, for each rank. Has no effect on the result.
     #[arg(long, default_value_t = 2)]
     workers: usize,
+    /// Train parts of `cpc` and `cmc` as so many ranks of this process, each on its part of every batch. Never among the
+    /// results. (For methods on images: `train --ranks`.)
+    #[arg(long, default_value_t = 1)]
+    ranks: usize,
 }
 
 /// How much to spend.
@@ -172,6 +176,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         }
         return plans::dry_run(arguments, &chosen);
     }
+    if arguments.ranks != 1 {
+        check_ranks(arguments, &chosen)?;
+    }
     let stop = stop_flag()?;
     // A folder of data is for one or the other.
     if let (false, false, Some(data)) = (chosen.is_empty(), parts.is_empty(), &arguments.data) {
@@ -191,6 +198,21 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     on_scenes(arguments, &scenes, &stop)?;
     if parts.is_empty() { Ok(()) } else { on_other_data(arguments, &parts, stop) }
+}
+
+/// Refuses several ranks where they would not be used, or would be used without being told.
+fn check_ranks(arguments: &Arguments, on_images: &[&str]) -> Result<()> {
+    if arguments.ranks == 0 {
+        bail!("--ranks must be at least 1");
+    }
+    if let Some(method) = on_images.first() {
+        bail!("--ranks: not for {method} here; use `train {method} --ranks {}`", arguments.ranks);
+    }
+    // Sums are rounded in another order, and CPC's negatives are those of a rank's own batch.
+    if arguments.out.is_none() {
+        bail!("--ranks: the documentation's tables are those of one rank; say where to write with --out");
+    }
+    Ok(())
 }
 
 /// Where results of a call go.
@@ -224,6 +246,7 @@ fn session(arguments: &Arguments, stop: Arc<AtomicBool>) -> cpc::Session {
         quick: arguments.quick,
         set: arguments.set.clone(),
         workers: arguments.workers,
+        ranks: arguments.ranks,
         stop,
     }
 }

@@ -138,12 +138,28 @@ fn a_run_of_four_ranks_is_resumed_by_one_and_by_two() -> Result<()> {
 fn a_batch_in_chunks_trains_on_one_rank_and_on_two() -> Result<()> {
     let place = Place::new()?;
     let data = data(&place)?;
-    for ranks in ["1", "2"] {
-        let run = place.path(ranks);
-        call(&arguments("simclr", &data, &run), &["--set", "method.chunk=4", "--ranks", ranks])?;
-        ensure!(log(&run)?.len() == 5, "{ranks} ranks");
+    for method in ["simclr", "simclr-v2", "invaspread", "moco-v3", "byol", "simsiam"] {
+        for ranks in ["1", "2"] {
+            let run = place.path(&format!("{method}-{ranks}"));
+            call(&arguments(method, &data, &run), &["--set", "method.chunk=4", "--ranks", ranks])?;
+            ensure!(log(&run)?.len() == 5, "{method}, {ranks} ranks");
+        }
     }
     Ok(())
+}
+
+#[test]
+fn other_data_than_images_trains_on_two_ranks() -> Result<()> {
+    let place = Place::new()?;
+    let out = place.path("out");
+    for part in ["cpc-speech", "cpc-text"] {
+        let call = ["reproduce", part, "--out", &out, "--set", "train.epochs=1", "--ranks", "2"];
+        let output = xtask(&call)?;
+        ensure!(output.status.success(), "{part}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    refuses(&["reproduce", "cpc-text", "--ranks", "2"], &["--ranks", "--out"])?;
+    refuses(&["reproduce", "cpc-text", "--ranks", "0", "--out", &out], &["--ranks", "at least 1"])?;
+    refuses(&["reproduce", "simclr", "--ranks", "2", "--out", &out], &["train simclr --ranks 2"])
 }
 
 #[test]

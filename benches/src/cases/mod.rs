@@ -33,6 +33,12 @@ pub const ALL: &[Case] = &[
         "SimCLR step: ResNet-18 with a CIFAR stem, 32x32, head 512-512-128, SGD with momentum",
     ),
     case(
+        "simclr_cached_r18_32",
+        4096,
+        steps::simclr_cached_r18_32,
+        "the same by gradient caching in chunks of 64 images of both views",
+    ),
+    case(
         "simclr_r50_224",
         8,
         steps::simclr_r50_224,

@@ -28,7 +28,7 @@ pub(super) fn first_step(batch: usize, _repeats: usize) -> Result<Timing> {
     let begin = now();
     let source = embedded::sign_digits(Split::Train)?;
     let data = now();
-    let mut method = simclr(ResNetConfig::cifar(18), 512)?;
+    let mut method = simclr(ResNetConfig::cifar(18), 512, None)?;
     let mut optimizer = sgd(method.params())?;
     let network = now();
     let mut run = recipe::preset("cifar10-repository")?;

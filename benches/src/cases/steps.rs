@@ -17,7 +17,7 @@ use super::normal;
 use crate::measure::{Timing, time};
 
 /// SimCLR as lightly builds it.
-pub(super) fn simclr(backbone: ResNetConfig, hidden: usize) -> Result<Box<dyn Method>> {
+pub(super) fn simclr(backbone: ResNetConfig, hidden: usize, chunk: Option<usize>) -> Result<Box<dyn Method>> {
     let config = SimClrConfig {
         version: Version::V1,
         backbone: backbone.into(),
@@ -25,7 +25,7 @@ pub(super) fn simclr(backbone: ResNetConfig, hidden: usize) -> Result<Box<dyn Me
         temperature: 0.5,
         loss: LossForm::Paper,
         sync_batch_norm: false,
-        chunk: None,
+        chunk,
     };
     Ok(config.build(0, &Device::Cpu)?)
 }
@@ -40,7 +40,7 @@ pub(super) fn step(method: &mut dyn Method, optimizer: &mut dyn Optimizer, batch
     let progress =
         Progress { seed: 0, step: 0, total_steps: 1, epoch: 0, total_epochs: 1, steps_per_epoch: 1 };
     let out = method.step(batch, &single(), &progress)?;
-    let gradients = Gradients::of(method.params(), &out.loss)?;
+    let gradients = method.gradients(&out.loss)?;
     optimizer.step(&gradients, 0.06)?;
     Ok(())
 }
@@ -56,12 +56,12 @@ pub(super) fn time_deep(
 
 fn simclr_step(
     backbone: ResNetConfig,
-    hidden: usize,
+    (hidden, chunk): (usize, Option<usize>),
     size: usize,
     batch: usize,
     repeats: usize,
 ) -> Result<Timing> {
-    let mut method = simclr(backbone, hidden)?;
+    let mut method = simclr(backbone, hidden, chunk)?;
     let mut optimizer = sgd(method.params())?;
     let data = Batch {
         views: vec![normal("a", &[batch, 3, size, size])?, normal("b", &[batch, 3, size, size])?],
@@ -72,11 +72,16 @@ fn simclr_step(
 }
 
 pub(super) fn simclr_r18_32(batch: usize, repeats: usize) -> Result<Timing> {
-    simclr_step(ResNetConfig::cifar(18), 512, 32, batch, repeats)
+    simclr_step(ResNetConfig::cifar(18), (512, None), 32, batch, repeats)
+}
+
+/// Chunks of 64: a large batch in little memory.
+pub(super) fn simclr_cached_r18_32(batch: usize, repeats: usize) -> Result<Timing> {
+    simclr_step(ResNetConfig::cifar(18), (512, Some(64)), 32, batch, repeats)
 }
 
 pub(super) fn simclr_r50_224(batch: usize, repeats: usize) -> Result<Timing> {
-    simclr_step(ResNetConfig::torchvision(50), 2048, 224, batch, repeats)
+    simclr_step(ResNetConfig::torchvision(50), (2048, None), 224, batch, repeats)
 }
 
 /// An encoder with MoCo v2's head.

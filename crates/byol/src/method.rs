@@ -7,9 +7,10 @@ use contrastive_core::data::Batch;
 use contrastive_core::dist::Comm;
 use contrastive_core::experiment::MethodConfig;
 use contrastive_core::nn::{Mlp, Mode, Module, ParamStore};
+use contrastive_core::optim::Gradients;
 use contrastive_core::rng::{Key, Purpose};
 use contrastive_core::state::Momentum;
-use contrastive_core::train::{Method, Progress, StepOutput};
+use contrastive_core::train::{Chunks, Method, Progress, StepOutput};
 use contrastive_core::{Error, Result};
 
 use crate::config::{ByolConfig, TargetInit};
@@ -24,6 +25,8 @@ pub struct Byol {
     predictor: Option<Mlp>,
     momentum: Momentum,
     target: Network,
+    /// Of a step in chunks, until the loop asks for them.
+    cached: Option<Gradients>,
 }
 
 impl Byol {
@@ -47,7 +50,7 @@ impl Byol {
                 momentum.copy(&fresh)?;
             }
         }
-        Ok(Self { config, params, online, predictor, momentum, target })
+        Ok(Self { config, params, online, predictor, momentum, target, cached: None })
     }
 
     /// The online network without the predictor.
@@ -70,22 +73,8 @@ impl Byol {
         };
         Ok([h, z, q])
     }
-}
 
-impl Method for Byol {
-    fn name(&self) -> &str {
-        self.config.name()
-    }
-
-    fn views(&self) -> usize {
-        self.config.views()
-    }
-
-    fn params(&self) -> &ParamStore {
-        &self.params
-    }
-
-    fn step(&mut self, batch: &Batch, comm: &Comm, progress: &Progress) -> Result<StepOutput> {
+    fn step_at_once(&self, batch: &Batch, comm: &Comm, progress: &Progress) -> Result<StepOutput> {
         let [x1, x2] = batch.views.as_slice() else {
             return Err(Error::shape("byol", "2 views", &[batch.views.len()]));
         };
@@ -103,6 +92,37 @@ impl Method for Byol {
             assignments: None,
             features: Some(h1.detach()),
         })
+    }
+}
+
+impl Method for Byol {
+    fn name(&self) -> &str {
+        self.config.name()
+    }
+
+    fn views(&self) -> usize {
+        self.config.views()
+    }
+
+    fn params(&self) -> &ParamStore {
+        &self.params
+    }
+
+    fn step(&mut self, batch: &Batch, comm: &Comm, progress: &Progress) -> Result<StepOutput> {
+        let Some(chunks) = Chunks::of(self.config.chunk, batch.len())? else {
+            return self.step_at_once(batch, comm, progress);
+        };
+        let (output, gradients) =
+            chunks.accumulate(&self.params, batch, |part| self.step_at_once(part, comm, progress))?;
+        self.cached = Some(gradients);
+        Ok(output)
+    }
+
+    fn gradients(&mut self, loss: &Tensor) -> Result<Gradients> {
+        match self.cached.take() {
+            Some(gradients) => Ok(gradients),
+            None => Gradients::of(&self.params, loss),
+        }
     }
 
     /// `ξ = τ ξ + (1 − τ) θ` with the θ that the optimiser has just made (algorithm 1). Running statistics are not

@@ -130,6 +130,7 @@ fn imagenet(budget: Budget) -> RunConfig<ByolConfig> {
             target: TargetInit::Copy,
             loss: LossForm::Paper,
             sync_batch_norm: true,
+            chunk: None,
         },
         train: TrainConfig { epochs, batch_size: 4096, ..TrainConfig::default() },
         optim: lars(lr, 0.0, LarsConfig { weight_decay, ..LarsConfig::new(LarsVariant::Byol) }),
@@ -237,6 +238,7 @@ fn light() -> ByolConfig {
         target: TargetInit::Copy,
         loss: LossForm::Cosine,
         sync_batch_norm: true,
+        chunk: None,
     }
 }
 

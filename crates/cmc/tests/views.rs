@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 use candle_core::{Device, Tensor};
 use contrastive_cmc::Graph;
 use contrastive_cmc::loss::Distance;
 use contrastive_cmc::views::segment::{self, Subject};
 use contrastive_cmc::views::{Between, Task, View, ViewsCmc, ViewsConfig, ViewsRun, recipe, rooms, run};
 use contrastive_core::data::{Batch, Source, Split};
-use contrastive_core::dist::{Comm, in_process, single};
+use contrastive_core::dist::{Comm, in_process, run_in_process, single};
 use contrastive_core::experiment::RunOptions;
 use contrastive_core::train::Method;
 use contrastive_testing as testing;
@@ -110,16 +110,43 @@ fn trained(run: &ViewsRun, workers: usize) -> Result<(ViewsCmc, Values)> {
     let folder = tempfile::tempdir()?;
     let options = RunOptions { workers, ..RunOptions::new(folder.path().join("run")) };
     let (method, _) = run::fit(run, scenes, options)?;
-    let tensors = method.params().tensors();
-    let values = tensors.into_iter().map(|(name, t)| Ok((name, t.flatten_all()?.to_vec1::<f32>()?)));
-    let values = values.collect::<Result<_>>()?;
+    let values = values_of(&method)?;
     Ok((method, values))
+}
+
+fn values_of(method: &ViewsCmc) -> Result<Values> {
+    let tensors = method.params().tensors();
+    tensors.into_iter().map(|(name, t)| Ok((name, t.flatten_all()?.to_vec1::<f32>()?))).collect()
 }
 
 #[test]
 fn runs_on_rooms_are_the_same_for_any_number_of_workers() -> Result<()> {
     let run = small()?;
     assert!(trained(&run, 0)?.1 == trained(&run, 2)?.1);
+    Ok(())
+}
+
+/// Each rank trains on its part of every batch: the parameters of one rank, to rounding.
+#[test]
+fn a_run_on_two_ranks_is_that_on_one() -> Result<()> {
+    let mut run = small()?;
+    (run.train.epochs, run.optim.lr) = (1, 1e-4);
+    let scenes = Arc::new(rooms::rooms(Split::Train, 48, 40)?);
+    let folder = tempfile::tempdir()?;
+    let mut all = run_in_process(2, |comm| {
+        let options = RunOptions { workers: 1, comm, ..RunOptions::new(folder.path().join("run")) };
+        Ok(run::fit(&run, scenes.clone(), options)?.0)
+    })?;
+    let (second, first) = (all.pop().map(|m| values_of(&m)), all.pop().map(|m| values_of(&m)));
+    let (Some(first), Some(second)) = (first.transpose()?, second.transpose()?) else { bail!("two ranks") };
+    for (other, gap, what) in [(second, 0.0, "the other rank"), (trained(&run, 1)?.1, 1e-3, "one rank")] {
+        assert_eq!(first.len(), other.len());
+        for ((name, a), (_, b)) in first.iter().zip(&other) {
+            let most = b.iter().fold(1e-2f32, |most, x| most.max(x.abs()));
+            let worst = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+            assert!(worst <= gap * most, "{name} differs by {worst} of {most} from {what}");
+        }
+    }
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use candle_core::Device;
 use contrastive_core::experiment::MethodConfig;
 use contrastive_core::nn::BackboneConfig;
-use contrastive_core::train::Method;
+use contrastive_core::train::{Chunks, Method};
 use contrastive_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +24,11 @@ pub struct InvaSpreadConfig {
     pub negative_weight: f64,
     /// Batch statistics over all ranks instead of each rank's own.
     pub sync_batch_norm: bool,
+    /// Samples of a rank's batch that are encoded at a time, where the whole has no room in memory: the gradient of the
+    /// whole batch for a second forward pass ([`contrastive_core::train::grad_cache`]). Batch statistics are then those
+    /// of a chunk.
+    #[serde(default)]
+    pub chunk: Option<usize>,
 }
 
 impl MethodConfig for InvaSpreadConfig {
@@ -33,6 +38,7 @@ impl MethodConfig for InvaSpreadConfig {
 
     fn check(&self, at: &str) -> Result<()> {
         self.backbone.check(&format!("{at}.backbone"))?;
+        Chunks::check(self.chunk, at)?;
         for (key, value) in [("temperature", self.temperature), ("negative_weight", self.negative_weight)] {
             if !(value > 0.0 && value.is_finite()) {
                 return Err(Error::config(

@@ -42,6 +42,7 @@ fn method(network: ResNetConfig) -> InvaSpreadConfig {
         temperature: 0.1,
         negative_weight: 1.0,
         sync_batch_norm: false,
+        chunk: None,
     }
 }
 

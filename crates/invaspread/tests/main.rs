@@ -6,10 +6,10 @@ use anyhow::{Result, anyhow};
 use candle_core::{Device, Tensor};
 use contrastive_core::dist::single;
 use contrastive_core::experiment::RunConfig;
-use contrastive_core::nn::{Mode, Module};
+use contrastive_core::nn::{Mode, Module, VitConfig};
 use contrastive_core::optim::Gradients;
 use contrastive_core::train::Method;
-use contrastive_invaspread::loss::criterion;
+use contrastive_invaspread::loss::{criterion, invaspread_loss};
 use contrastive_invaspread::{InvaSpread, InvaSpreadConfig, recipe};
 use contrastive_testing as testing;
 
@@ -64,6 +64,37 @@ fn every_parameter_has_the_one_sided_gradient() -> Result<()> {
 fn ranks_do_not_change_a_step() -> Result<()> {
     let run = tiny()?;
     testing::assert_ranks(&run, 8, &[16, 16], &[2, 4])
+}
+
+/// A network without batch statistics: the step of the whole batch. With them: the same with those of chunks.
+#[test]
+fn chunks_change_neither_loss_nor_gradient() -> Result<()> {
+    let vit = VitConfig { image: 20, patch: 5, dim: 16, depth: 2, heads: 4, ..VitConfig::tiny(5) };
+    let plain = InvaSpreadConfig { backbone: vit.into(), ..tiny()?.method };
+    for chunk in [2, 4] {
+        let chunked = InvaSpreadConfig { chunk: Some(chunk), ..plain.clone() };
+        testing::assert_chunks(&plain, &chunked, &testing::batch(8, &[20, 20])?)?;
+    }
+    let config = InvaSpreadConfig { chunk: Some(2), ..tiny()?.method };
+    let batch = testing::batch(8, &[16, 16])?;
+    let [x1, x2] = batch.views.as_slice() else { anyhow::bail!("two views") };
+    let mut method = InvaSpread::new(config.clone(), 1, &Device::Cpu)?;
+    let out = method.step(&batch, &single(), &testing::progress(0))?;
+    let own = method.gradients(&out.loss)?;
+
+    let fresh = InvaSpread::new(config.clone(), 1, &Device::Cpu)?;
+    let (mut z1, mut z2) = (Vec::new(), Vec::new());
+    for c in 0..4 {
+        let part = |x: &Tensor| x.narrow(0, 2 * c, 2);
+        let z = fresh.model().forward(&Tensor::cat(&[part(x1)?, part(x2)?], 0)?, &Mode::train(&single()))?;
+        z1.push(z.narrow(0, 0, 2)?);
+        z2.push(z.narrow(0, 2, 2)?);
+    }
+    let (z1, z2) = (Tensor::cat(&z1, 0)?, Tensor::cat(&z2, 0)?);
+    let (temperature, weight) = (config.temperature, config.negative_weight);
+    let loss = invaspread_loss(&z1, &z2, temperature, weight, &single())?.loss;
+    assert!((testing::value(&out.loss)? - testing::value(&loss)?).abs() < 1e-5);
+    testing::assert_same_gradients("chunks of 2", &own, &Gradients::of(fresh.params(), &loss)?)
 }
 
 #[test]

@@ -4,7 +4,7 @@ use candle_core::Device;
 use contrastive_core::experiment::{MethodConfig, Passes};
 use contrastive_core::nn::BackboneConfig;
 use contrastive_core::optim::ParamGroups;
-use contrastive_core::train::Method;
+use contrastive_core::train::{Chunks, Method};
 use contrastive_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -72,6 +72,11 @@ pub struct V3Config {
     pub momentum: f64,
     /// What a transformer needs to train stably; stands where the backbone is one.
     pub transformer: Option<TransformerConfig>,
+    /// Samples of a rank's batch that are encoded at a time, where the whole has no room in memory: the gradient of the
+    /// whole batch for a second forward pass ([`contrastive_core::train::grad_cache`]). Batch statistics are then those
+    /// of a chunk.
+    #[serde(default)]
+    pub chunk: Option<usize>,
 }
 
 /// Projector and predictor of v3. No linear layer has a bias; all batch statistics are taken over all ranks.
@@ -149,6 +154,7 @@ impl QueueConfig {
 
 impl V3Config {
     fn check(&self, at: &str) -> Result<()> {
+        Chunks::check(self.chunk, at)?;
         check_common(at, &self.backbone, self.temperature, self.momentum)?;
         let heads = [
             ("hidden", self.heads.hidden),

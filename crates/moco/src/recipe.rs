@@ -198,6 +198,7 @@ fn v3_resnet(epochs: u64, lr: f64, weight_decay: f64, momentum: f64) -> RunConfi
             temperature: 1.0,
             momentum,
             transformer: None,
+            chunk: None,
         }),
         train: TrainConfig { epochs, batch_size: 4096, ..TrainConfig::default() },
         optim: OptimConfig {
@@ -223,6 +224,7 @@ fn v3_vit(network: VitConfig) -> RunConfig<MocoConfig> {
             temperature: 0.2,
             momentum: 0.99,
             transformer: Some(TransformerConfig { frozen_patches: true, sin_cos: true }),
+            chunk: None,
         }),
         train: TrainConfig { epochs: 300, batch_size: 4096, ..TrainConfig::default() },
         optim: OptimConfig {
@@ -256,6 +258,7 @@ fn v3_cifar10() -> RunConfig<MocoConfig> {
             temperature: 0.2,
             momentum: 0.99,
             transformer: None,
+            chunk: None,
         }),
         train: TrainConfig { epochs: 1000, batch_size: 256, ..TrainConfig::default() },
         optim: OptimConfig {
@@ -296,6 +299,7 @@ fn narrow_v3() -> V3Config {
         temperature: 0.2,
         momentum: 0.99,
         transformer: None,
+        chunk: None,
     }
 }
 

@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor};
 use contrastive_core::diagnostics::WarningKind;
 use contrastive_core::dist::single;
 use contrastive_core::experiment::{MethodConfig, RunConfig};
-use contrastive_core::nn::{BackboneConfig, VitConfig};
+use contrastive_core::nn::{BackboneConfig, Mode, Module, ParamStore, VitConfig};
 use contrastive_core::optim::Gradients;
 use contrastive_core::state::Momentum;
 use contrastive_core::train::Method;
@@ -99,6 +99,41 @@ fn ranks_do_not_change_a_step_of_v3() -> Result<()> {
     testing::assert_ranks(&run, 8, &[16, 16], &[2, 4])?;
     let run = run_of(MocoConfig::V3(tiny_vit()?))?;
     testing::assert_ranks(&run, 8, &[20, 20], &[2])
+}
+
+/// Without batch statistics: the step of the whole batch. With them, either encoder's running ones see each chunk once.
+#[test]
+fn chunks_change_neither_loss_nor_gradient_of_v3() -> Result<()> {
+    let mut plain = tiny_vit()?;
+    (plain.heads.batch_norm, plain.heads.predictor_norm) = (false, false);
+    for chunk in [2, 4] {
+        let chunked = MocoConfig::V3(V3Config { chunk: Some(chunk), ..plain.clone() });
+        let batch = testing::batch(8, &[20, 20])?;
+        testing::assert_chunks(&MocoConfig::V3(plain.clone()), &chunked, &batch)?;
+    }
+    let config = V3Config { chunk: Some(2), ..tiny_v3()? };
+    let batch = testing::batch(8, &[16, 16])?;
+    let mut method = MocoConfig::V3(config.clone()).build(1, &Device::Cpu)?;
+    let out = method.step(&batch, &single(), &testing::progress(0))?;
+    method.gradients(&out.loss)?;
+    // The momentum encoder begins as a copy.
+    let params = ParamStore::new(1, &Device::Cpu);
+    let encoder = MocoEncoder::v3(&params.builder(), &config)?;
+    for c in 0..4 {
+        for view in &batch.views {
+            encoder.forward(&view.narrow(0, 2 * c, 2)?, &Mode::train(&single()).without_grad())?;
+        }
+    }
+    let found = [method.params().tensors(), method.state()?].concat();
+    for (name, expected) in params.tensors().iter().filter(|(name, _)| name.contains("running_")) {
+        let copies: Vec<_> = found.iter().filter(|(n, _)| n.ends_with(name.as_str())).collect();
+        assert_eq!(copies.len(), 2, "{name}");
+        for (at, own) in copies {
+            let gap = (own - expected)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
+            assert!(gap < 1e-5, "{at} differs by {gap}");
+        }
+    }
+    Ok(())
 }
 
 #[test]

@@ -7,7 +7,7 @@ use contrastive_core::experiment::MethodConfig;
 use contrastive_core::loss::ContrastiveLoss;
 use contrastive_core::nn::{Mode, Module, ParamStore};
 use contrastive_core::optim::Gradients;
-use contrastive_core::train::{Method, Progress, StepOutput, grad_cache};
+use contrastive_core::train::{Chunks, Method, Progress, StepOutput, grad_cache};
 use contrastive_core::{Error, Result};
 
 use crate::config::SimClrConfig;
@@ -51,33 +51,28 @@ impl SimClr {
         output(out, [&z1, &z2], &h.narrow(0, 0, n)?)
     }
 
-    /// The same loss and gradient with the graph of `chunk` samples at a time; [`Method::gradients`] hands it over.
-    fn step_in_chunks(&mut self, x1: &Tensor, x2: &Tensor, chunk: usize, comm: &Comm) -> Result<StepOutput> {
-        let n = x1.dim(0)?;
-        if !n.is_multiple_of(chunk) {
-            let reason = format!("{n} samples do not divide evenly into chunks of {chunk}");
-            return Err(Error::config("method.chunk", reason));
-        }
+    /// The same loss and gradient with the graph of one chunk at a time; [`Method::gradients`] hands it over.
+    fn step_in_chunks(
+        &mut self,
+        x1: &Tensor,
+        x2: &Tensor,
+        chunks: Chunks,
+        comm: &Comm,
+    ) -> Result<StepOutput> {
         let mut features = Vec::new();
-        let part = |x: &Tensor, c: usize| x.narrow(0, c * chunk, chunk);
-        // Chunk by chunk, in each the first views above the second.
-        let view = |all: &Tensor, v: usize| -> Result<Tensor> {
-            let all = all.reshape((n / chunk, 2, chunk, all.dim(1)?))?;
-            Ok(all.narrow(1, v, 1)?.contiguous()?.flatten_to(2)?)
-        };
         let (_, (out, z1, z2), gradients) = grad_cache(
             &self.params,
             &Mode::train(comm),
-            n / chunk,
+            chunks.count(),
             |c, mode| {
-                let (h, z) = self.encode(&part(x1, c)?, &part(x2, c)?, mode)?;
+                let (h, z) = self.encode(&chunks.part(x1, c)?, &chunks.part(x2, c)?, mode)?;
                 if !mode.grad {
-                    features.push(h.narrow(0, 0, chunk)?.detach());
+                    features.push(h.narrow(0, 0, chunks.rows())?.detach());
                 }
                 Ok(z)
             },
             |z| {
-                let (z1, z2) = (view(z, 0)?, view(z, 1)?);
+                let (z1, z2) = (chunks.view(z, 0, 2)?, chunks.view(z, 1, 2)?);
                 let out = simclr_loss(&z1, &z2, self.config.temperature, self.config.loss, comm)?;
                 Ok((out.loss.clone(), (out, z1, z2)))
             },
@@ -120,9 +115,9 @@ impl Method for SimClr {
         let [x1, x2] = batch.views.as_slice() else {
             return Err(Error::shape("simclr", "2 views", &[batch.views.len()]));
         };
-        match self.config.chunk {
-            Some(chunk) if chunk < x1.dim(0)? => self.step_in_chunks(x1, x2, chunk, comm),
-            _ => self.step_at_once(x1, x2, comm),
+        match Chunks::of(self.config.chunk, x1.dim(0)?)? {
+            Some(chunks) => self.step_in_chunks(x1, x2, chunks, comm),
+            None => self.step_at_once(x1, x2, comm),
         }
     }
 

@@ -11,7 +11,7 @@ use contrastive_core::nn::{Mode, Module};
 use contrastive_core::optim::Gradients;
 use contrastive_core::train::Method;
 use contrastive_simclr::loss::simclr_loss;
-use contrastive_simclr::{LossForm, SimClr, SimClrConfig, recipe};
+use contrastive_simclr::{LossForm, SimClr, SimClrConfig, Version, recipe};
 use contrastive_testing as testing;
 
 /// The smoke preset with a network of four channels.
@@ -51,52 +51,52 @@ fn a_wrong_factor_of_the_number_of_ranks_is_seen() -> Result<()> {
 /// The chunked step is the plain one with batch statistics of chunks: the same forward passes with all graphs kept.
 #[test]
 fn chunks_change_neither_loss_nor_gradient() -> Result<()> {
-    let mut run = tiny()?;
-    let batch = testing::batch(8, &[16, 16])?;
-    let [x1, x2] = batch.views.as_slice() else { anyhow::bail!("two views") };
-    for chunk in [2, 4] {
-        run.method.chunk = Some(chunk);
-        let mut method = run.method.build(1, &Device::Cpu)?;
-        let out = method.step(&batch, &single(), &testing::progress(0))?;
-        let own = method.gradients(&out.loss)?;
-
-        let plain = SimClr::new(run.method.clone(), 1, &Device::Cpu)?;
-        let mode = Mode::train(&single());
-        let (mut z1, mut z2) = (Vec::new(), Vec::new());
-        for c in 0..8 / chunk {
-            let part = |x: &Tensor| x.narrow(0, c * chunk, chunk);
-            let x = Tensor::cat(&[part(x1)?, part(x2)?], 0)?;
-            let z = plain.model().head.forward(&plain.model().backbone.forward(&x, &mode)?, &mode)?;
-            z1.push(z.narrow(0, 0, chunk)?);
-            z2.push(z.narrow(0, chunk, chunk)?);
-        }
-        let (z1, z2) = (Tensor::cat(&z1, 0)?, Tensor::cat(&z2, 0)?);
-        let loss = simclr_loss(&z1, &z2, run.method.temperature, run.method.loss, &single())?.loss;
-        let expected = Gradients::of(plain.params(), &loss)?;
-
-        let scalar = |x: &Tensor| x.to_scalar::<f32>();
-        assert!((scalar(&out.loss)? - scalar(&loss)?).abs() < 1e-6, "chunks of {chunk}");
-        assert_eq!(own.iter().count(), expected.iter().count());
-        for (name, gradient) in expected.iter() {
-            let found = own.get(name).ok_or_else(|| anyhow::anyhow!("no gradient of {name}"))?;
-            let gap = (found - gradient)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
-            let scale = gradient.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?.max(1e-3);
-            assert!(gap < 1e-4 * scale, "chunks of {chunk}: {name} differs by {gap} of {scale}");
-        }
-        // The second pass of the cache leaves running statistics alone.
-        for (a, b) in method.params().tensors().iter().zip(plain.params().tensors()) {
-            let gap =
-                (&a.1 - &b.1)?.abs()?.flatten_all()?.max(0)?.to_dtype(DType::F32)?.to_scalar::<f32>()?;
-            assert!(gap < 1e-6, "{} differs by {gap}", a.0);
+    for (version, layers) in [(Version::V1, 2), (Version::V2, 3)] {
+        let mut config = tiny()?.method;
+        (config.version, config.head.layers) = (version, layers);
+        for chunk in [2, 4] {
+            chunks_change_nothing(SimClrConfig { chunk: Some(chunk), ..config.clone() }, chunk)?;
         }
     }
-    run.method.chunk = Some(3);
-    let mut method = run.method.build(1, &Device::Cpu)?;
-    let refused = method
-        .step(&batch, &single(), &testing::progress(0))
+    let config = SimClrConfig { chunk: Some(3), ..tiny()?.method };
+    let refused = config
+        .build(1, &Device::Cpu)?
+        .step(&testing::batch(8, &[16, 16])?, &single(), &testing::progress(0))
         .map(drop)
         .map_or_else(|e| e.to_string(), |()| String::new());
     assert!(refused.contains("method.chunk") && refused.contains("8 samples"), "{refused}");
+    Ok(())
+}
+
+fn chunks_change_nothing(config: SimClrConfig, chunk: usize) -> Result<()> {
+    let batch = testing::batch(8, &[16, 16])?;
+    let [x1, x2] = batch.views.as_slice() else { anyhow::bail!("two views") };
+    let mut method = config.build(1, &Device::Cpu)?;
+    let out = method.step(&batch, &single(), &testing::progress(0))?;
+    let own = method.gradients(&out.loss)?;
+
+    let plain = SimClr::new(config.clone(), 1, &Device::Cpu)?;
+    let mode = Mode::train(&single());
+    let (mut z1, mut z2) = (Vec::new(), Vec::new());
+    for c in 0..8 / chunk {
+        let part = |x: &Tensor| x.narrow(0, c * chunk, chunk);
+        let x = Tensor::cat(&[part(x1)?, part(x2)?], 0)?;
+        let z = plain.model().head.forward(&plain.model().backbone.forward(&x, &mode)?, &mode)?;
+        z1.push(z.narrow(0, 0, chunk)?);
+        z2.push(z.narrow(0, chunk, chunk)?);
+    }
+    let (z1, z2) = (Tensor::cat(&z1, 0)?, Tensor::cat(&z2, 0)?);
+    let loss = simclr_loss(&z1, &z2, config.temperature, config.loss, &single())?.loss;
+    let expected = Gradients::of(plain.params(), &loss)?;
+
+    let scalar = |x: &Tensor| x.to_scalar::<f32>();
+    assert!((scalar(&out.loss)? - scalar(&loss)?).abs() < 1e-6, "chunks of {chunk}");
+    testing::assert_same_gradients(&format!("chunks of {chunk}"), &own, &expected)?;
+    // The second pass of the cache leaves running statistics alone.
+    for (a, b) in method.params().tensors().iter().zip(plain.params().tensors()) {
+        let gap = (&a.1 - &b.1)?.abs()?.flatten_all()?.max(0)?.to_dtype(DType::F32)?.to_scalar::<f32>()?;
+        assert!(gap < 1e-6, "{} differs by {gap}", a.0);
+    }
     Ok(())
 }
 

@@ -5,7 +5,8 @@ use contrastive_core::data::Batch;
 use contrastive_core::dist::Comm;
 use contrastive_core::experiment::MethodConfig;
 use contrastive_core::nn::{Mode, Module, ParamStore};
-use contrastive_core::train::{Method, Progress, StepOutput};
+use contrastive_core::optim::Gradients;
+use contrastive_core::train::{Chunks, Method, Progress, StepOutput};
 use contrastive_core::{Error, Result};
 
 use crate::config::SimSiamConfig;
@@ -17,6 +18,8 @@ pub struct SimSiam {
     config: SimSiamConfig,
     params: ParamStore,
     model: SimSiamModel,
+    /// Of a step in chunks, until the loop asks for them.
+    cached: Option<Gradients>,
 }
 
 impl SimSiam {
@@ -28,12 +31,31 @@ impl SimSiam {
         config.check("method")?;
         let params = ParamStore::new(seed, device);
         let model = SimSiamModel::new(&params.builder(), &config)?;
-        Ok(Self { config, params, model })
+        Ok(Self { config, params, model, cached: None })
     }
 
     /// The networks.
     pub fn model(&self) -> &SimSiamModel {
         &self.model
+    }
+
+    fn step_at_once(&self, batch: &Batch, comm: &Comm) -> Result<StepOutput> {
+        let [x1, x2] = batch.views.as_slice() else {
+            return Err(Error::shape("simsiam", "2 views", &[batch.views.len()]));
+        };
+        // Each view is a batch of its own to batch norm.
+        let mode = Mode::train(comm);
+        let [h1, z1, p1] = self.model.forward(x1, &mode)?;
+        let [_, z2, p2] = self.model.forward(x2, &mode)?;
+        let fixed = [z1.detach(), z2.detach()];
+        let [t1, t2] = if self.config.stop_gradient { fixed.clone() } else { [z1, z2] };
+        Ok(StepOutput {
+            loss: simsiam_loss([&p1, &p2], [&t1, &t2])?,
+            terms: Vec::new(),
+            embeddings: fixed.into(),
+            assignments: None,
+            features: Some(h1.detach()),
+        })
     }
 }
 
@@ -51,22 +73,20 @@ impl Method for SimSiam {
     }
 
     fn step(&mut self, batch: &Batch, comm: &Comm, _progress: &Progress) -> Result<StepOutput> {
-        let [x1, x2] = batch.views.as_slice() else {
-            return Err(Error::shape("simsiam", "2 views", &[batch.views.len()]));
+        let Some(chunks) = Chunks::of(self.config.chunk, batch.len())? else {
+            return self.step_at_once(batch, comm);
         };
-        // Each view is a batch of its own to batch norm.
-        let mode = Mode::train(comm);
-        let [h1, z1, p1] = self.model.forward(x1, &mode)?;
-        let [_, z2, p2] = self.model.forward(x2, &mode)?;
-        let fixed = [z1.detach(), z2.detach()];
-        let [t1, t2] = if self.config.stop_gradient { fixed.clone() } else { [z1, z2] };
-        Ok(StepOutput {
-            loss: simsiam_loss([&p1, &p2], [&t1, &t2])?,
-            terms: Vec::new(),
-            embeddings: fixed.into(),
-            assignments: None,
-            features: Some(h1.detach()),
-        })
+        let (output, gradients) =
+            chunks.accumulate(&self.params, batch, |part| self.step_at_once(part, comm))?;
+        self.cached = Some(gradients);
+        Ok(output)
+    }
+
+    fn gradients(&mut self, loss: &Tensor) -> Result<Gradients> {
+        match self.cached.take() {
+            Some(gradients) => Ok(gradients),
+            None => Gradients::of(&self.params, loss),
+        }
     }
 
     fn features(&self, x: &Tensor) -> Result<Tensor> {

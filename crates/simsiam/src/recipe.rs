@@ -91,6 +91,7 @@ fn imagenet(batch_size: usize, last_affine: bool) -> RunConfig<SimSiamConfig> {
             predictor_lr: Some(PER_256.scale(base, batch_size as u64)),
             stop_gradient: true,
             sync_batch_norm: true,
+            chunk: None,
         },
         train: TrainConfig { epochs: 100, batch_size, ..TrainConfig::default() },
         optim: sgd(base, PER_256, 1e-4),

@@ -49,6 +49,17 @@ fn ranks_do_not_change_a_step() -> Result<()> {
     testing::assert_ranks(&run, 8, &[16, 16], &[2, 4])
 }
 
+/// Batch statistics are those of chunks, so a chunk is a batch.
+#[test]
+fn chunks_change_neither_loss_nor_gradient() -> Result<()> {
+    let plain = tiny()?.method;
+    for chunk in [2, 4] {
+        let chunked = SimSiamConfig { chunk: Some(chunk), ..plain.clone() };
+        testing::assert_accumulates(&plain, &chunked, chunk, &testing::batch(8, &[16, 16])?)?;
+    }
+    Ok(())
+}
+
 #[test]
 fn resumed_runs_end_in_the_same_bytes() -> Result<()> {
     testing::assert_resumes(tiny()?)

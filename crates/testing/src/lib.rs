@@ -1,12 +1,14 @@
 //! What the tests of all method crates share: batches of noise, and the properties that every method must have.
 //! Everything panics where a property does not hold: this is a library of assertions.
 
+mod chunks;
 mod collapse;
 mod gradients;
 mod presets;
 mod ranks;
 mod runs;
 
+pub use chunks::{assert_accumulates, assert_chunks, assert_same_gradients};
 pub use collapse::{assert_network_collapse_is_seen, assert_no_warnings, warnings};
 pub use gradients::{assert_close, assert_gradients, state};
 pub use presets::assert_presets;

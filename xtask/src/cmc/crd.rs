@@ -53,11 +53,12 @@ fn one(
     let run: RunConfig<CrdConfig> = session.configured(base, base.train.epochs, seed)?;
     let source = embedded::sign_digits(Split::Train)?;
     let labels = source.labels().context("labels")?.to_vec();
-    let mut method = Crd::new(run.method.clone(), teacher, &labels, seed, &Device::Cpu)?;
     let dir = format!("cmc-crd-{}", name.replace([',', ' ', '+'], "-"));
-    let (_, seconds) = session.train(&dir, seed, |options| {
-        let batches = loader(&run, source, options.workers, &options.comm)?;
-        Ok(((), train(&run, &mut method, &batches, options)?))
+    let (method, seconds) = session.train(&dir, seed, |options| {
+        let batches = loader(&run, source.clone(), options.workers, &options.comm)?;
+        let mut method = Crd::new(run.method.clone(), teacher.clone(), &labels, seed, &Device::Cpu)?;
+        let outcome = train(&run, &mut method, &batches, options)?;
+        Ok((method, outcome))
     })?;
     let test = embedded::sign_digits(Split::Test)?;
     let about = About {

@@ -32,7 +32,7 @@ fn one(session: &Session, name: &str, form: Form, seed: u64) -> Result<()> {
     let (train, test) = (embedded::sign_digits(Split::Train)?, embedded::sign_digits(Split::Test)?);
     let dir = format!("cmc-{}", name.replace([',', ' '], "-"));
     let source = train.clone();
-    let (method, seconds) = session.train(&dir, seed, |options| fit(&run, source, options))?;
+    let (method, seconds) = session.train(&dir, seed, |options| fit(&run, source.clone(), options))?;
     let about = About {
         method: name.to_string(),
         recipe: "smoke".into(),

@@ -125,7 +125,7 @@ impl<'a> Lab<'a> {
             let name = format!("cmc-views-{}", key.0);
             let scenes = self.scenes.clone();
             let (method, seconds) =
-                self.session.train(&name, seed, |options| run::fit(&run, scenes, options))?;
+                self.session.train(&name, seed, |options| run::fit(&run, scenes.clone(), options))?;
             self.trained.insert(key.clone(), Trained { method, run, seconds });
         }
         self.trained.get(&key).context("what was trained")
@@ -152,7 +152,8 @@ impl<'a> Lab<'a> {
         run.train.epochs *= (ROOMS[0] / ROOMS[1]) as u64;
         let scenes = Arc::new(self.labelled.clone());
         let dir = format!("cmc-views-{}", run.hash()?);
-        let (method, seconds) = self.session.train(&dir, seed, |options| run::fit(&run, scenes, options))?;
+        let (method, seconds) =
+            self.session.train(&dir, seed, |options| run::fit(&run, scenes.clone(), options))?;
         let (stages, subject) = (&method.nets()[0].stages, self.subject(&self.test, &view.name, &run)?);
         let decoder = method.decoder().context("a decoder")?;
         let metrics = segment::decoded(stages, decoder, subject)?;

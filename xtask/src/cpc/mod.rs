@@ -9,14 +9,15 @@ mod speech;
 mod text;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
+use contrastive_core::dist::{Comm, run_in_process, single};
 use contrastive_core::experiment::RunOptions;
-use contrastive_core::train::Outcome;
 use contrastive_core::train::config::layered;
+use contrastive_core::train::{Observer, Outcome};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -97,8 +98,10 @@ pub struct Session {
     pub quick: bool,
     /// Settings over presets.
     pub set: Vec<String>,
-    /// Threads that prepare batches.
+    /// Threads that prepare batches, for each rank.
     pub workers: usize,
+    /// Ranks of this process that train together.
+    pub ranks: usize,
     /// Raised by a signal.
     pub stop: Arc<AtomicBool>,
 }
@@ -163,22 +166,32 @@ impl Session {
         &self,
         name: &str,
         seed: u64,
-        fit: impl FnOnce(RunOptions<'_>) -> contrastive_core::Result<(M, Outcome)>,
-    ) -> Result<(M, f64)> {
+        fit: impl Fn(RunOptions<'_>) -> contrastive_core::Result<(M, Outcome)> + Sync,
+    ) -> Result<(M, f64)>
+    where
+        M: Send,
+    {
         let dir = self.out.join("runs").join(format!("{name}-seed{seed}"));
         if !self.resume && dir.exists() {
             std::fs::remove_dir_all(&dir).with_context(|| dir.display().to_string())?;
         }
-        let mut bar = Bar::new(name)?;
-        let options = RunOptions {
-            resume: self.resume,
-            workers: self.workers,
-            stop: self.stop.clone(),
-            observers: vec![&mut bar],
-            ..RunOptions::new(&dir)
+        let bar = Mutex::new(Some(Bar::new(name)?));
+        let on = |comm: Comm| {
+            let root = comm.rank() == 0;
+            let mut bar = if root { bar.lock().unwrap_or_else(PoisonError::into_inner).take() } else { None };
+            fit(RunOptions {
+                resume: self.resume,
+                workers: self.workers,
+                stop: self.stop.clone(),
+                comm,
+                observers: bar.iter_mut().map(|bar| bar as &mut dyn Observer).collect(),
+                ..RunOptions::new(&dir)
+            })
         };
-        let (method, outcome) = fit(options)?;
-        drop(bar);
+        let (method, outcome) = match self.ranks {
+            1 => on(single())?,
+            ranks => run_in_process(ranks, on)?.into_iter().next().context("--ranks must be at least 1")?,
+        };
         if outcome == Outcome::Interrupted {
             return Err(Interrupted.into());
         }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use contrastive_core::data::Source;
+use contrastive_core::dist::single;
 use contrastive_core::eval::{TsneConfig, tsne};
 use contrastive_cpc::Scheme;
 use contrastive_cpc::audio::{Corpus, LoadOptions, librispeech};
@@ -137,7 +138,7 @@ impl Collection {
 
 /// Updates of an epoch.
 fn per_epoch(run: &SpeechRun, recordings: &Recordings) -> Result<u64> {
-    Ok(contrastive_core::data::Batches::steps_per_epoch(&loader(run, recordings, 0)?))
+    Ok(contrastive_core::data::Batches::steps_per_epoch(&loader(run, recordings, 0, &single())?))
 }
 
 fn collections(session: &Session, found: &Found) -> Result<Vec<Collection>> {

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use candle_core::Device;
 use contrastive_core::data::Batches;
+use contrastive_core::dist::single;
 use contrastive_cpc::text::probes::{LabelledSentences, ProbeConfig, accuracy};
 use contrastive_cpc::text::run::{fit, loader};
 use contrastive_cpc::text::{BagOfWords, Embedder, SentenceFeatures, Text, TextCpc, TextRun, recipe};
@@ -31,7 +32,7 @@ pub fn table5(session: &Session, found: &Found) -> Result<()> {
         let ((method, vocabulary), seconds) = session.train(&name, seed, |options| {
             fit(&run, &text, options).map(|(method, vocabulary, outcome)| ((method, vocabulary), outcome))
         })?;
-        let (_, fingerprint) = loader(&run, &text, &vocabulary, 0)?.identity();
+        let (_, fingerprint) = loader(&run, &text, &vocabulary, 0, &single())?.identity();
         let fresh = TextCpc::new(run.method, run.train.seed, &Device::Cpu)?;
         let trained = Embedder::new(method.model(), &vocabulary)?;
         let random = Embedder::new(fresh.model(), &vocabulary)?;

@@ -272,7 +272,7 @@ impl VideoRun {
             ..LoaderOptions::new(self.train.batch_size, self.train.seed)
         };
         let stacked = Stacked { other: self.other, side: self.side, middle: false };
-        let batches = Loader::new(moments, stacked, loader)?;
+        let batches = Loader::new(moments, stacked, loader.on(&options.comm))?;
         let mut method = Cmc::new(self.method.clone(), self.train.seed, &options.device)?;
         let parts = RunParts {
             config: self,

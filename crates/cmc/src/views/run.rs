@@ -53,7 +53,7 @@ pub(super) fn fit_views<C: Serialize>(
         workers: options.workers,
         ..LoaderOptions::new(run.train.batch_size, run.train.seed)
     };
-    let batches = Loader::new(scenes, transform, loader)?;
+    let batches = Loader::new(scenes, transform, loader.on(&options.comm))?;
     let mut method = ViewsCmc::new(run.method.clone(), run.train.seed, &options.device)?;
     let parts = RunParts {
         config,

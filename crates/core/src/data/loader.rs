@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::dist::Comm;
 use crate::rng::{Key, Purpose};
 use crate::{Error, Result};
 
@@ -47,6 +48,12 @@ impl LoaderOptions {
             shuffle: true,
             drop_last: true,
         }
+    }
+
+    /// The same for this rank among all.
+    #[must_use]
+    pub fn on(self, comm: &Comm) -> Self {
+        Self { rank: comm.rank(), world: comm.size(), ..self }
     }
 
     fn check(&self) -> Result<()> {

@@ -167,6 +167,8 @@ struct InProcess {
 
 impl InProcess {
     fn call(&self, call: Call, x: Option<&Tensor>) -> Result<Option<Tensor>> {
+        // On a GPU each thread has a queue of its own: what this one has queued is done before another one reads it.
+        x.map_or(Ok(()), settled)?;
         let deadline = Instant::now() + self.shared.timeout;
         let mut state = self.shared.lock();
         // The previous round may still be handed out to slower ranks.
@@ -193,10 +195,11 @@ impl InProcess {
                 }
                 drop(state);
                 // A copy, not a view: one rank's in-place update must not reach the others.
-                return Ok(match outcome? {
-                    Some(value) => Some(value.copy()?),
-                    None => None,
-                });
+                let (Some(value), Some(x)) = (outcome?, x) else { return Ok(None) };
+                let own = value.copy()?.to_device(x.device())?;
+                // The last of all ranks to let go of the outcome gives its memory back.
+                settled(&own)?;
+                return Ok(Some(own));
             }
             state = self.wait(state, call, deadline)?;
         }
@@ -246,6 +249,11 @@ impl InProcess {
     }
 }
 
+/// Returns when the device has done what this thread has queued; at once on the CPU.
+fn settled(x: &Tensor) -> Result<()> {
+    Ok(x.device().synchronize()?)
+}
+
 /// The outcome of a full round; `deposits` are in rank order.
 fn combine(deposits: &[(Call, Option<Tensor>)]) -> Result<Option<Tensor>, Failure> {
     let Some((call, _)) = deposits.first() else {
@@ -271,6 +279,14 @@ fn combine(deposits: &[(Call, Option<Tensor>)]) -> Result<Option<Tensor>, Failur
             return Err(Failure { rank, reason });
         }
     }
+    let failed = |e: Error| Failure { rank: 0, reason: format!("{}: {e}", call.name()) };
+    // Ranks on several GPUs: the outcome is made on the first one's.
+    let here: Vec<Tensor> = tensors
+        .iter()
+        .map(|x| Ok(x.to_device(tensors[0].device())?))
+        .collect::<Result<_>>()
+        .map_err(failed)?;
+    let tensors: Vec<&Tensor> = here.iter().collect();
     let value = match call {
         Call::Barrier => return Ok(None),
         Call::AllReduceSum => tensors[1..].iter().try_fold(tensors[0].clone(), |sum, x| &sum + *x),
@@ -286,7 +302,9 @@ fn combine(deposits: &[(Call, Option<Tensor>)]) -> Result<Option<Tensor>, Failur
     // The owner of a deposit may change it in place as soon as the round ends, before slower ranks have taken theirs.
     let aliased = tensors.len() == 1 || matches!(call, Call::Broadcast { .. });
     let value = if aliased { value.and_then(|x| x.copy()) } else { value };
-    value.map(Some).map_err(|e| Failure { rank: 0, reason: format!("{}: {e}", call.name()) })
+    let value = value.map_err(|e| failed(e.into()))?;
+    settled(&value).map_err(failed)?;
+    Ok(Some(value))
 }
 
 impl Communicator for InProcess {

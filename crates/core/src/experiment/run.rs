@@ -169,11 +169,9 @@ where
 {
     let options = crate::data::LoaderOptions {
         workers,
-        rank: comm.rank(),
-        world: comm.size(),
         ..crate::data::LoaderOptions::new(config.train.batch_size, config.train.seed)
     };
-    crate::data::Loader::new(source, config.augment.clone(), options)
+    crate::data::Loader::new(source, config.augment.clone(), options.on(comm))
 }
 
 /// Images in, trained encoder out: [`MethodConfig::build`], [`loader`] and [`train`].

@@ -1,6 +1,7 @@
 //! The one training loop. It knows [`Method`] and no method.
 
 pub mod checkpoint;
+mod chunks;
 pub mod config;
 mod grad_cache;
 mod means;
@@ -15,6 +16,7 @@ mod trainer;
 
 pub use crate::progress::Progress;
 pub use checkpoint::{Checkpoint, CheckpointFolder};
+pub use chunks::Chunks;
 pub use config::TrainConfig;
 pub use grad_cache::grad_cache;
 pub use method::{Branch, Method, StepOutput};

@@ -132,7 +132,14 @@ impl<'a> Trainer<'a> {
     /// parameters are those of the step before. Otherwise whatever the method, the data, the optimiser, an observer or
     /// the disk refuse. The last checkpoint stays in every case.
     pub fn run(&mut self) -> Result<Outcome> {
-        with_big_stack(|| self.run_here())
+        // A GPU takes each thread's work in a queue of its own: what one thread leaves is done before another begins.
+        let device = self.method.params().device();
+        device.synchronize()?;
+        with_big_stack(|| {
+            let outcome = self.run_here()?;
+            device.synchronize()?;
+            Ok(outcome)
+        })
     }
 
     fn run_here(&mut self) -> Result<Outcome> {

@@ -2,6 +2,7 @@
 
 use contrastive_core::Result;
 use contrastive_core::data::{Batches, Loader, LoaderOptions, Source};
+use contrastive_core::dist::{Comm, single};
 use contrastive_core::experiment::{RunOptions, RunParts, train_parts};
 use contrastive_core::nn::Mode;
 use contrastive_core::rng::{Key, Purpose};
@@ -19,12 +20,12 @@ use crate::objective::StepScores;
 /// The loader of a run: one window of every recording in an epoch.
 pub type WindowLoader = Loader<Recordings, Windows>;
 
-/// The loader of a run on `recordings`.
+/// The loader of a run on `recordings`. Each of several ranks gets its part of every batch.
 ///
 /// # Errors
 /// A batch larger than the collection (or than every speaker's part of it).
-pub fn loader(run: &SpeechRun, recordings: &Recordings, workers: usize) -> Result<WindowLoader> {
-    loader_of(run, recordings, Windows::new(run.windows, &run.method.encoder), workers)
+pub fn loader(run: &SpeechRun, recordings: &Recordings, workers: usize, comm: &Comm) -> Result<WindowLoader> {
+    loader_of(run, recordings, Windows::new(run.windows, &run.method.encoder), workers, comm)
 }
 
 fn loader_of(
@@ -32,9 +33,10 @@ fn loader_of(
     recordings: &Recordings,
     windows: Windows,
     workers: usize,
+    comm: &Comm,
 ) -> Result<WindowLoader> {
     let options = LoaderOptions { workers, ..LoaderOptions::new(run.train.batch_size, run.train.seed) };
-    let loader = Loader::new(recordings.clone(), windows, options)?;
+    let loader = Loader::new(recordings.clone(), windows, options.on(comm))?;
     if run.windows.one_speaker_batches { loader.grouped(&recordings.speaker_of_each()) } else { Ok(loader) }
 }
 
@@ -73,7 +75,7 @@ pub fn fit(
     options: RunOptions<'_>,
 ) -> Result<(SpeechCpc, Outcome)> {
     run.check()?;
-    let batches = loader(run, recordings, options.workers)?;
+    let batches = loader(run, recordings, options.workers, &options.comm)?;
     let mut method = SpeechCpc::new(run.method.clone(), run.train.seed, &options.device)?;
     let outcome = train(run, &mut method, &batches, options)?;
     Ok((method, outcome))
@@ -85,7 +87,7 @@ pub fn fit(
 /// # Errors
 /// As [`loader`] and the pretext task.
 pub fn step_scores(run: &SpeechRun, method: &SpeechCpc, recordings: &Recordings) -> Result<Vec<StepScores>> {
-    let batches = loader(run, recordings, 0)?;
+    let batches = loader(run, recordings, 0, &single())?;
     let device = method.params().device();
     let mut sums: Vec<StepScores> = Vec::new();
     for (number, batch) in batches.epoch(0, 0).enumerate() {
@@ -160,7 +162,7 @@ pub fn fit_supervised(
     run.check()?;
     let labels = FrameLabels { encoder: run.method.encoder.clone(), of: label };
     let windows = Windows::new(run.windows, &run.method.encoder).labelled(labels);
-    let batches = loader_of(run, recordings, windows, options.workers)?;
+    let batches = loader_of(run, recordings, windows, options.workers, &options.comm)?;
     let mut method = Supervised::new(&run.method, classes, run.train.seed, &options.device)?;
     let outcome = train(run, &mut method, &batches, options)?;
     Ok((method, outcome))

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use contrastive_core::data::{Batches, Loader, LoaderOptions};
+use contrastive_core::dist::{Comm, single};
 use contrastive_core::experiment::{RunOptions, RunParts, train_parts};
 use contrastive_core::nn::Mode;
 use contrastive_core::train::{Method, Outcome};
@@ -29,11 +30,17 @@ pub fn vocabulary(run: &TextRun, text: &Text) -> Result<Vocabulary> {
     Vocabulary::build(text.sentences(), run.method.encoder.vocabulary)
 }
 
-/// The loader of a run on `text`.
+/// The loader of a run on `text`. Each of several ranks gets its part of every batch.
 ///
 /// # Errors
 /// More words than the networks have vectors for, a batch larger than the corpus, a text without windows.
-pub fn loader(run: &TextRun, text: &Text, vocabulary: &Vocabulary, workers: usize) -> Result<WindowLoader> {
+pub fn loader(
+    run: &TextRun,
+    text: &Text,
+    vocabulary: &Vocabulary,
+    workers: usize,
+    comm: &Comm,
+) -> Result<WindowLoader> {
     let (words, room) = (vocabulary.len(), run.method.encoder.vocabulary);
     if words > room {
         let reason = format!("{words} words where the networks have vectors for {room}");
@@ -41,7 +48,7 @@ pub fn loader(run: &TextRun, text: &Text, vocabulary: &Vocabulary, workers: usiz
     }
     let corpus = Arc::new(Corpus::new(text, vocabulary, &run.windows)?);
     let options = LoaderOptions { workers, ..LoaderOptions::new(run.train.batch_size, run.train.seed) };
-    Loader::new(corpus, Windows(run.windows), options)
+    Loader::new(corpus, Windows(run.windows), options.on(comm))
 }
 
 /// Trains `method` on `batches` to the end, or until the stop flag is raised. See [`contrastive_core::experiment::train`]
@@ -75,11 +82,13 @@ pub fn train(
 pub fn fit(run: &TextRun, text: &Text, options: RunOptions<'_>) -> Result<(TextCpc, Vocabulary, Outcome)> {
     run.check()?;
     let vocabulary = vocabulary(run, text)?;
-    let batches = loader(run, text, &vocabulary, options.workers)?;
+    let batches = loader(run, text, &vocabulary, options.workers, &options.comm)?;
     let mut method = TextCpc::new(run.method, run.train.seed, &options.device)?;
-    let place = options.dir.join(VOCABULARY);
+    let place = (options.comm.rank() == 0).then(|| options.dir.join(VOCABULARY));
     let outcome = train(run, &mut method, &batches, options)?;
-    vocabulary.save(place)?;
+    if let Some(place) = place {
+        vocabulary.save(place)?;
+    }
     Ok((method, vocabulary, outcome))
 }
 
@@ -94,7 +103,7 @@ pub fn step_scores(
     text: &Text,
     vocabulary: &Vocabulary,
 ) -> Result<Vec<StepScores>> {
-    let batches = loader(run, text, vocabulary, 0)?;
+    let batches = loader(run, text, vocabulary, 0, &single())?;
     let device = method.params().device();
     let mut sums: Vec<StepScores> = Vec::new();
     let mut count = 0.0;

@@ -1,6 +1,7 @@
 //! What is told apart: the next sentences from the other sentences of the batch.
 
 use candle_core::{DType, Tensor};
+use contrastive_core::dist::all_gather_with_grad;
 use contrastive_core::nn::Mode;
 use contrastive_core::{Error, Result};
 
@@ -18,7 +19,8 @@ pub struct Contrast {
 }
 
 /// Predicts every step of a batch of B windows at every time whose target is in its window. The candidates of step k are
-/// the targets of all its predictions, those of every window and time: B (L − k) sentences, one of them the true one.
+/// the targets of all its predictions, those of every window and time on all R ranks: R B (L − k) sentences, one of them
+/// the true one. The loss is the mean over this rank's predictions.
 /// `targets` are the sentences' vectors `[B, L, C]`, `contexts` `[B, L, H]`.
 ///
 /// # Errors
@@ -34,14 +36,16 @@ pub fn contrast(predictor: &Predictor, targets: &Tensor, contexts: &Tensor, mode
         let expected = format!("more sentences than the {} steps", predictor.steps());
         return Err(Error::shape("CPC", expected, targets.dims()));
     }
+    let targets = all_gather_with_grad(targets, &mode.comm)?;
+    let (all, first) = (targets.dim(0)?, mode.comm.rank() * b);
     let mut total: Option<Tensor> = None;
     let mut steps = Vec::with_capacity(predictor.steps());
     for k in 1..=predictor.steps() {
         let n = b * (l - k);
         let from = contexts.narrow(1, 0, l - k)?.contiguous()?.reshape((n, h))?;
-        let candidates = targets.narrow(1, k, l - k)?.contiguous()?.reshape((n, c))?;
+        let candidates = targets.narrow(1, k, l - k)?.contiguous()?.reshape((all * (l - k), c))?;
         let products = logits(&predictor.predict(k, &from, mode)?, &candidates)?;
-        let own: Vec<u32> = (0..n as u32).collect();
+        let own: Vec<u32> = (0..n).map(|i| (first * (l - k) + i) as u32).collect();
         let scores = info_nce(&products, &own, None)?;
         let loss = f64::from(scores.loss.to_dtype(DType::F32)?.to_scalar::<f32>()?);
         let (accuracy, above) = (scores.accuracy, scores.above);

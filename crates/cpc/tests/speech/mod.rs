@@ -28,7 +28,7 @@ pub fn few() -> Result<Recordings> {
 
 /// The first batch of a run.
 pub fn batch(run: &SpeechRun) -> Result<Batch> {
-    let batches = loader(run, &few()?, 0)?;
+    let batches = loader(run, &few()?, 0, &single())?;
     let first = batches.epoch(0, 0).next().expect("a batch")?;
     Ok(first)
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Result, anyhow};
 use candle_core::Device;
+use contrastive_core::dist::run_in_process;
 use contrastive_core::experiment::RunOptions;
 use contrastive_core::train::{EpochRecord, Method, Notes, Observer, Outcome, StepRecord};
 use contrastive_cpc::speech::mfcc::{Mfcc, MfccConfig};
@@ -14,6 +15,7 @@ use contrastive_cpc::speech::probes::{
 };
 use contrastive_cpc::speech::run::{fit, fit_supervised, step_scores, window_contexts};
 use contrastive_cpc::speech::{SpeechCpc, SpeechRun, recipe, synthetic};
+use contrastive_cpc::{NegativesConfig, Scheme};
 
 use super::{few, tiny};
 
@@ -158,5 +160,34 @@ fn probes_tell_voices_apart_by_their_cepstra() -> Result<()> {
     let by_speaker = split_speakers(&voices, |name| name == "voice3")?;
     assert!(by_speaker.test.all().iter().all(|r| r.speaker == 3) && by_speaker.test.all().len() == 8);
     assert!(Task::WordsByMean.accuracy(&mfcc, &parts, &config).is_err(), "nothing is said in few words");
+    Ok(())
+}
+
+/// Each rank trains on its part of every batch. Only negatives of the sequence itself are the same on any number of ranks.
+#[test]
+fn a_run_on_two_ranks_is_that_on_one() -> Result<()> {
+    for one_speaker_batches in [false, true] {
+        let mut run = tiny()?;
+        (run.train.epochs, run.optim.lr) = (2, 1e-4);
+        run.windows.one_speaker_batches = one_speaker_batches;
+        run.method.objective.negatives = NegativesConfig { scheme: Scheme::CurrentSequence, count: None };
+        let folder = tempfile::tempdir()?;
+        let losses = |ranks: usize| {
+            let all = run_in_process(ranks, |comm| {
+                let mut watch = Watch::default();
+                let observers: Vec<&mut dyn Observer> = vec![&mut watch];
+                let dir = folder.path().join(format!("{ranks}"));
+                let recordings = few().map_err(|e| contrastive_core::Error::data("few", e.to_string()))?;
+                fit(&run, &recordings, RunOptions { workers: 1, comm, observers, ..RunOptions::new(dir) })?;
+                Ok(watch.losses)
+            })?;
+            Ok::<_, anyhow::Error>(all.concat())
+        };
+        let (one, two) = (losses(1)?, losses(2)?);
+        assert_eq!((one.len(), two.len()), (2, 4), "two epochs on each rank");
+        for (i, loss) in two.iter().enumerate() {
+            assert!((loss - one[i % 2]).abs() < 1e-3 * one[i % 2], "{two:?} on two ranks, {one:?} on one");
+        }
+    }
     Ok(())
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use candle_core::Tensor;
 use contrastive_core::data::{Batch, Batches};
+use contrastive_core::dist::single;
 use contrastive_core::rng::{Key, Purpose};
 use contrastive_cpc::text::run::{loader, vocabulary};
 use contrastive_cpc::text::{Text, TextRun, recipe};
@@ -50,7 +51,7 @@ pub fn stories(count: usize, seed: u64) -> Text {
 /// The first batch of a run.
 pub fn batch(run: &TextRun) -> Result<Batch> {
     let text = stories(12, 2);
-    let batches = loader(run, &text, &vocabulary(run, &text)?, 0)?;
+    let batches = loader(run, &text, &vocabulary(run, &text)?, 0, &single())?;
     let first = batches.epoch(0, 0).next().expect("a batch")?;
     Ok(first)
 }

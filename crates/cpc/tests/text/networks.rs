@@ -3,7 +3,7 @@
 use anyhow::Result;
 use candle_core::{Device, Tensor};
 use contrastive_core::data::Batch;
-use contrastive_core::dist::single;
+use contrastive_core::dist::{Comm, run_in_process, single};
 use contrastive_core::nn::{Mode, ParamStore};
 use contrastive_core::optim::Gradients;
 use contrastive_core::rng::{Key, Purpose};
@@ -165,5 +165,40 @@ fn shapes_and_words_that_do_not_fit_are_named() -> Result<()> {
     assert!(method.model().codes(&Tensor::new(&[[1f32]], &Device::Cpu)?, &Mode::eval()).is_err());
     let means = method.features(&windows([2, 3, 6], 60)?)?;
     assert_eq!(means.dims(), [2, 9]);
+    Ok(())
+}
+
+/// Candidates are the sentences of all ranks.
+#[test]
+fn ranks_do_not_change_a_step() -> Result<()> {
+    let run = tiny()?;
+    let whole = batch(&run)?;
+    let step = |batch: &Batch, comm: &Comm| -> contrastive_core::Result<(f32, Vec<(String, Tensor)>)> {
+        let mut method = TextCpc::new(run.method, 5, &Device::Cpu)?;
+        let out = method.step(batch, comm, &testing::progress(3))?;
+        let gradients = Gradients::of(method.params(), &out.loss)?.average(comm)?;
+        let loss = comm.all_reduce_sum(&out.loss.detach().reshape(1)?)?.to_vec1::<f32>()?[0];
+        let named = gradients.iter().map(|(name, g)| (name.to_string(), g.clone())).collect();
+        Ok((loss / comm.size() as f32, named))
+    };
+    let (loss, expected) = step(&whole, &single())?;
+    for size in [2, 4] {
+        let found = run_in_process(size, |comm| {
+            let rows = whole.len() / size;
+            let own = comm.rank() * rows..(comm.rank() + 1) * rows;
+            let views = whole.views.iter().map(|x| x.narrow(0, own.start, rows)?.contiguous());
+            let views = views.collect::<candle_core::Result<_>>()?;
+            step(&Batch { views, indices: whole.indices[own].to_vec(), labels: None }, &comm)
+        })?;
+        for (own, gradients) in &found {
+            assert!((own - loss).abs() < 1e-5, "{size} ranks: {own}, one: {loss}");
+            for ((name, a), (_, b)) in gradients.iter().zip(&expected) {
+                let most =
+                    |x: Tensor| -> Result<f32> { Ok(values(&x.abs()?)?.into_iter().fold(0.0, f32::max)) };
+                let (gap, scale) = (most((a - b)?)?, most(b.clone())?.max(1e-4));
+                assert!(gap < 1e-3 * scale, "{size} ranks: {name} differs by {gap} of {scale}");
+            }
+        }
+    }
     Ok(())
 }

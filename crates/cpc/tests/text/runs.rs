@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Result, anyhow};
 use candle_core::Device;
+use contrastive_core::dist::{run_in_process, single};
 use contrastive_core::experiment::RunOptions;
 use contrastive_core::train::{EpochRecord, Method, Notes, Observer, Outcome, StepRecord};
 use contrastive_cpc::text::run::{VOCABULARY, fit, loader, step_scores, vocabulary};
@@ -125,10 +126,36 @@ fn the_prose_that_comes_along_fits_the_smoke_preset() -> Result<()> {
     let words = vocabulary(&run, &text)?;
     assert_eq!(words.len(), run.method.encoder.vocabulary);
     assert!(words.number("bennet").is_some());
-    loader(&run, &text, &words, 0)?;
+    loader(&run, &text, &words, 0, &single())?;
     let mut small = run;
     small.method.encoder.vocabulary = 100;
-    let refused = loader(&small, &text, &words, 0).map(|_| ()).expect_err("refused").to_string();
+    let refused = loader(&small, &text, &words, 0, &single()).map(|_| ()).expect_err("refused").to_string();
     assert!(refused.contains("2000 words where the networks have vectors for 100"), "{refused}");
+    Ok(())
+}
+
+/// Each rank trains on its part of every batch, and rank 0 writes.
+#[test]
+fn a_run_on_two_ranks_is_that_on_one() -> Result<()> {
+    let mut run = tiny()?;
+    (run.train.epochs, run.optim.lr) = (2, 1e-4);
+    let folder = tempfile::tempdir()?;
+    let losses = |ranks: usize| {
+        let all = run_in_process(ranks, |comm| {
+            let mut watch = Watch::default();
+            let dir = folder.path().join(format!("{ranks}"));
+            let observers: Vec<&mut dyn Observer> = vec![&mut watch];
+            let options = RunOptions { workers: 1, comm, observers, ..RunOptions::new(dir) };
+            fit(&run, &stories(12, 2), options)?;
+            Ok(watch.losses)
+        })?;
+        assert!(folder.path().join(format!("{ranks}")).join(VOCABULARY).is_file());
+        Ok::<_, anyhow::Error>(all.concat())
+    };
+    let (one, two) = (losses(1)?, losses(2)?);
+    assert_eq!((one.len(), two.len()), (2, 4), "two epochs on each rank");
+    for (i, loss) in two.iter().enumerate() {
+        assert!((loss - one[i % 2]).abs() < 1e-3 * one[i % 2], "{two:?} on two ranks, {one:?} on one");
+    }
     Ok(())
 }
