@@ -186,7 +186,8 @@ fn places(blocks: &[usize; 4], kind: Kind) -> Vec<Place> {
         Kind::Selective => &[("conv1.0", "conv1.1"), ("conv1.3", "conv1.4"), ("conv1.6", "bn1")],
         _ => &[("conv1", "bn1")],
     };
-    let mut places: Vec<Place> = stem.iter().map(|(conv, norm)| place(conv.to_string(), norm.to_string())).collect();
+    let mut places: Vec<Place> =
+        stem.iter().map(|(conv, norm)| place(conv.to_string(), norm.to_string())).collect();
     for (group, count) in (1..).zip(blocks) {
         for block in 0..*count {
             let at = format!("layer{group}.{block}");

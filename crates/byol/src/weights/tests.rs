@@ -90,7 +90,9 @@ impl Pickle {
         dims.iter().for_each(|&d| self.0.extend([b'K', d as u8]));
         self.0.extend(b"tcnumpy\ndtype\n(");
         self.text("f4");
-        self.0.extend(b"K\x00K\x01tR(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89c_codecs\nencode\n(");
+        self.0.extend(
+            b"K\x00K\x01tR(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89c_codecs\nencode\n(",
+        );
         let text: String = values.iter().flat_map(|v| v.to_le_bytes()).map(char::from).collect();
         self.text(&text);
         self.text("latin1");
@@ -174,7 +176,9 @@ fn haikus_network_has_haikus_features() -> anyhow::Result<()> {
         Ok(found.map_or(Ok(0.0), |(_, t)| t.get(0)?.to_scalar())?)
     };
     assert!((first(&target)? - first(&named)? - 0.5).abs() < 1e-6);
-    assert!(from_haiku(&mut checkpoint, Some("teacher")).is_err_and(|e| e.to_string().contains("online, target")));
+    assert!(
+        from_haiku(&mut checkpoint, Some("teacher")).is_err_and(|e| e.to_string().contains("online, target"))
+    );
     Ok(())
 }
 
@@ -186,6 +190,8 @@ fn another_pickle_is_told_what_it_lacks() -> anyhow::Result<()> {
     put(&mut tree, "linear", "w", &[2, 3]);
     std::fs::write(&file, Pickle::checkpoint(&[&tree, &tree], &[&tree, &tree]))?;
     let refused = from_haiku(&mut Checkpoint::open(&file)?, None);
-    assert!(refused.is_err_and(|e| e.to_string().contains("other.pkl") && e.to_string().contains("initial_conv")));
+    assert!(
+        refused.is_err_and(|e| e.to_string().contains("other.pkl") && e.to_string().contains("initial_conv"))
+    );
     Ok(())
 }

@@ -231,6 +231,8 @@ mod tests {
             VitConfig::tiny(16).into(),
             VitConfig::small(8).into(),
             VitConfig::base(16).into(),
+            // MoCo v3's ViT-L.
+            VitConfig { dim: 1024, depth: 24, heads: 16, ..VitConfig::base(16) }.into(),
         ];
         for config in networks {
             let shapes = expected(&config).unwrap();

@@ -79,7 +79,10 @@ fn selective_kernels_have_the_features_of_the_official_order() -> anyhow::Result
     // The manifest alone says how the pool is padded.
     let read = Pretrained::open(&out, Hints::default())?;
     let BackboneConfig::Resnet(found) = read.config else { panic!("{}", read.config) };
-    assert_eq!((found.selective_kernels, found.stem, found.base_width), (Some(0.0625), Stem::ImagenetSame, 4));
+    assert_eq!(
+        (found.selective_kernels, found.stem, found.base_width),
+        (Some(0.0625), Stem::ImagenetSame, 4)
+    );
     let x: Vec<f32> = formula("input", 3 * golden.side * golden.side).into_iter().map(|u| u as f32).collect();
     let x = Tensor::from_vec(x, (1, 3, golden.side, golden.side), &Device::Cpu)?;
     let features = read.build(&Device::Cpu)?.0.forward(&x, &Mode::eval())?.flatten_all()?.to_vec1::<f32>()?;
