@@ -29,6 +29,11 @@ fn arrays_are_pythons_for_every_protocol() -> Result<()> {
         let mut found = 0;
         for (place, table) in &tables {
             for (name, stored) in table {
+                // dill describes the optimiser's tuple too, which pickle only names.
+                if place.starts_with("experiment_state/opt_state") {
+                    assert_eq!(protocol, 2);
+                    continue;
+                }
                 let Some(expected) = expected.get(&format!("{place} {name}")) else {
                     // Random numbers' key, whose type Candle has not.
                     assert_eq!((place.as_str(), name.as_str(), stored.dtype()), ("", "rng", None));
