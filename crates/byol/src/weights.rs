@@ -121,7 +121,8 @@ fn placed(module: &str, leaf: &str) -> Option<String> {
 fn head(module: &str, leaf: &str) -> Option<String> {
     let (module, leaf) = renamed(module, leaf)?;
     let (head, layer) = module.rsplit_once('/')?;
-    let head = [PROJECTOR, PREDICTOR].into_iter().find(|known| head.split('/').next_back() == Some(*known))?;
+    let head =
+        [PROJECTOR, PREDICTOR].into_iter().find(|known| head.split('/').next_back() == Some(*known))?;
     let place = match layer {
         "linear" => 0,
         "batch_norm" => 1,

@@ -72,7 +72,8 @@ fn arranged(
         return Err(refuse("has no `base_model/conv2d/kernel`: not of google-research/simclr".into()));
     }
     let normed = |places: &[Place]| places.iter().filter(|(_, norm)| norm.is_some()).count();
-    let places = DEPTHS.iter().flat_map(|(blocks, kinds)| kinds.iter().map(move |&kind| places(blocks, kind)));
+    let places =
+        DEPTHS.iter().flat_map(|(blocks, kinds)| kinds.iter().map(move |&kind| places(blocks, kind)));
     let Some(places) =
         places.into_iter().find(|places| places.len() == convs.len() && normed(places) == norms.len())
     else {
