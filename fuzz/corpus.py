@@ -2,7 +2,7 @@
 
     python fuzz/corpus.py        # needs torch, safetensors, numpy, Pillow
 
-`tensorflow/`, `parquet/` and `ramp.flac` are copies of fixtures, whose scripts stand beside those.
+`tensorflow/`, `parquet/`, `ramp.flac` and `torch/arrays*.pkl` are copies of fixtures, whose scripts stand beside those.
 """
 
 import io

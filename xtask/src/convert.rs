@@ -1,12 +1,12 @@
-//! `cargo xtask convert`: published checkpoints of PyTorch and TensorFlow to safetensors.
+//! `cargo xtask convert`: published checkpoints of PyTorch, TensorFlow and Haiku to safetensors.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use contrastive_core::weights::published::{PLAIN, Published};
 use contrastive_core::weights::tensorflow::Bundle;
 use contrastive_core::weights::torch::Checkpoint;
-use contrastive_core::weights::{Request, convert, save_named};
+use contrastive_core::weights::{Named, Request, convert, save_named};
 
 /// Arguments of the verb.
 #[derive(clap::Args)]
@@ -58,6 +58,15 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let (Some(method), Some(out)) = (&arguments.method, &arguments.out) else {
         bail!("--method and --out are needed (--list prints what is in the file)");
     };
+    if let Some(named) = named(&mut checkpoint, method, arguments.branch.as_deref())? {
+        return told(&named, checkpoint.path(), out);
+    }
+    if ["cpc", "cpc-speech"].contains(&method.as_str()) {
+        let (run, file) = contrastive_cpc::weights::convert_cpc_audio(&mut checkpoint, out)?;
+        println!("cpc-speech (facebookresearch/CPC_audio): {}, `online`", run.method.backbone());
+        println!("{}: `cargo xtask embed --weights {}` embeds recordings", file.display(), out.display());
+        return Ok(());
+    }
     let layouts = layouts();
     let request =
         Request { method, branch: arguments.branch.as_deref(), heads: arguments.heads, layouts: &layouts };
@@ -69,6 +78,28 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     if converted.left_out > 0 {
         println!("{} tensors were left out", converted.left_out);
+    }
+    Ok(())
+}
+
+/// The network of a layout that is more than other names; none for the others.
+fn named(checkpoint: &mut Checkpoint, method: &str, branch: Option<&str>) -> Result<Option<Named>> {
+    Ok(match method {
+        "byol" => Some(contrastive_byol::weights::from_haiku(checkpoint, branch)?),
+        "cmc" => Some(contrastive_cmc::weights::from_official(checkpoint)?),
+        _ => None,
+    })
+}
+
+/// Writes a network and says so.
+fn told(named: &Named, file: &Path, out: &Path) -> Result<()> {
+    let (backbone, written) = save_named(named, file, out)?;
+    println!("{} ({}): {backbone}, `{}`", named.method, named.repository, named.branch);
+    for (file, tensors) in &written {
+        println!("{}: {tensors} tensors", file.display());
+    }
+    if named.left_out > 0 {
+        println!("{} tensors were left out", named.left_out);
     }
     Ok(())
 }
@@ -94,15 +125,7 @@ fn tensorflow(arguments: &Arguments) -> Result<()> {
         );
     }
     let named = from_tensorflow(&bundle, method)?;
-    let (backbone, written) = save_named(&named, bundle.path(), out)?;
-    println!("{method} ({}, TensorFlow): {backbone}, `{}`", named.repository, named.branch);
-    for (file, tensors) in &written {
-        println!("{}: {tensors} tensors", file.display());
-    }
-    if named.left_out > 0 {
-        println!("{} tensors were left out", named.left_out);
-    }
-    Ok(())
+    told(&named, bundle.path(), out)
 }
 
 /// One line for each tensor: dictionary, name, type and shape.

@@ -89,7 +89,8 @@ fn one_view(color: ColorSpace, mut ops: Vec<Op>) -> Recipe {
     Recipe { color, views: vec![view("view", 1, ops)] }
 }
 
-fn eval(color: ColorSpace, resize: Option<usize>, crop: Option<usize>) -> EvalTransform {
+/// Evaluation on the shorter side `resize`, central `crop`, normalised as `color` is.
+pub(crate) fn eval(color: ColorSpace, resize: Option<usize>, crop: Option<usize>) -> EvalTransform {
     let (mean, std) = norm(color);
     EvalTransform {
         resize,

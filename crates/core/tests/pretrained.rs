@@ -209,6 +209,44 @@ fn settings_are_checked() -> Result<()> {
     Ok(())
 }
 
+/// The layout of `nyu-visionx/moco-v3-vit-b` and `-l`: timm's names with a classifier, and nothing beside them.
+#[cfg(feature = "hub")]
+#[test]
+fn moco_v3s_copies_on_the_hub() -> Result<()> {
+    use contrastive_core::data::hub::HubSettings;
+
+    let (cache, commit) = (tempfile::tempdir()?, "0123456789abcdef0123456789abcdef01234567");
+    let (mut tensors, _) = load(&fixture("timm_vit/model.safetensors"))?;
+    let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu);
+    tensors.insert("head.weight".into(), zeros(&[1000, 12])?);
+    tensors.insert("head.bias".into(), zeros(&[1000])?);
+    let tensors: Vec<(String, Tensor)> = tensors.into_iter().collect();
+    for name in ["moco-v3-vit-b", "moco-v3-vit-l"] {
+        let root = cache.path().join(format!("models--nyu-visionx--{name}"));
+        let snapshot = root.join("snapshots").join(commit);
+        std::fs::create_dir_all(root.join("refs"))?;
+        std::fs::create_dir_all(&snapshot)?;
+        std::fs::write(root.join("refs/main"), commit)?;
+        save(&snapshot.join("model.safetensors"), &tensors, &Value::Null)?;
+        let place = cache.path().to_string_lossy().into_owned();
+        let settings = HubSettings::from_lookup(|name| match name {
+            "HF_HUB_CACHE" => Some(place.clone()),
+            "HF_HUB_OFFLINE" => Some("1".to_string()),
+            _ => None,
+        });
+        // At their own widths the heads are known; the stand-in's are not.
+        let hints = Hints { heads: Some(3), ..Hints::default() };
+        let read = Pretrained::from_hub(&format!("nyu-visionx/{name}"), "main", &settings, hints)?;
+        assert_features(&read, "vit")?;
+        assert_eq!(read.left_out, ["head.bias", "head.weight"]);
+        // timm's usual preprocessing at the side of its positions, with ImageNet's mean.
+        assert_eq!((read.preprocessing.resize, read.preprocessing.crop), (Some(36), Some(32)));
+        assert_eq!(read.preprocessing.mean, [0.485, 0.456, 0.406]);
+        assert_eq!(read.commit.as_deref(), Some(commit));
+    }
+    Ok(())
+}
+
 /// A repository in the Hub's cache, as `huggingface_hub` lays it out.
 #[cfg(feature = "hub")]
 #[test]

@@ -4,7 +4,7 @@
 //! names, without prefix and without head (the official v1 checkpoints have no head either). A classifier adds
 //! `head_supervised.*`, the official code's name, which its LARS leaves out of decay and trust ratio.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use candle_core::Tensor;
@@ -38,35 +38,47 @@ pub fn read(path: &Path) -> Result<HashMap<String, Tensor>> {
     Ok(tensors.into_iter().map(|(name, t)| (format!("{BACKBONE}.{name}"), t)).collect())
 }
 
-/// A network of the official TensorFlow checkpoints (google-research/simclr) under torchvision's names: ResNets without
-/// selective kernels, of any width. Convolutions and batch norms are numbered there in the order in which the code makes
+/// A network of the official TensorFlow checkpoints (google-research/simclr) under torchvision's names: ResNets of any
+/// width, with selective kernels (under the names of core's ResNet) or without. Convolutions and batch norms are numbered there in the order in which the code makes
 /// them, the shortcut's of a block before the others; `head_contrastive` and `head_supervised`, where they are, become
 /// `head.*` and `head_supervised.*`. The optimiser's variables are left out.
 ///
 /// # Errors
 /// [`Error::Format`] for other networks; as [`Bundle::read`].
 pub fn from_tensorflow(bundle: &Bundle, method: &str) -> Result<Named> {
-    let refuse = |reason: String| Error::format(bundle.path(), reason);
+    let names = bundle.variables().keys().map(String::as_str).collect();
+    arranged(bundle.path(), &names, &|name| bundle.read(name), method)
+}
+
+/// [`from_tensorflow`] of variables that `read` gives.
+fn arranged(
+    path: &Path,
+    names: &BTreeSet<&str>,
+    read: &dyn Fn(&str) -> Result<Tensor>,
+    method: &str,
+) -> Result<Named> {
+    let refuse = |reason: String| Error::format(path, reason);
     // Distilled and fine-tuned files may have the averaged network beside the trained one.
-    let names = bundle.variables();
     let numbered = |kind: &str, leaf: &str| -> Vec<String> {
         let name = |i: usize| {
             let number = if i == 0 { String::new() } else { format!("_{i}") };
             format!("base_model/{kind}{number}/{leaf}")
         };
-        (0..).map(name).take_while(|name| names.contains_key(name)).collect()
+        (0..).map(name).take_while(|name| names.contains(name.as_str())).collect()
     };
     let convs = numbered("conv2d", "kernel");
     let norms = numbered("batch_normalization", "gamma");
     if convs.is_empty() {
         return Err(refuse("has no `base_model/conv2d/kernel`: not of google-research/simclr".into()));
     }
-    let places = DEPTHS.iter().map(|(blocks, per_block)| places(blocks, *per_block));
+    let normed = |places: &[Place]| places.iter().filter(|(_, norm)| norm.is_some()).count();
+    let places =
+        DEPTHS.iter().flat_map(|(blocks, kinds)| kinds.iter().map(move |&kind| places(blocks, kind)));
     let Some(places) =
-        places.into_iter().find(|places| places.len() == convs.len() && convs.len() == norms.len())
+        places.into_iter().find(|places| places.len() == convs.len() && normed(places) == norms.len())
     else {
         let reason = format!(
-            "{} convolutions and {} batch norms: no ResNet without selective kernels has so many",
+            "{} convolutions and {} batch norms: no ResNet of SimCLR has so many",
             convs.len(),
             norms.len()
         );
@@ -74,42 +86,45 @@ pub fn from_tensorflow(bundle: &Bundle, method: &str) -> Result<Named> {
     };
     let (mut backbone, mut used) = (Vec::new(), 0);
     let mut put = |name: String, tensor: Tensor| backbone.push((name, tensor));
-    for ((conv, norm), from) in places.iter().zip(convs.iter().zip(&norms)) {
-        let kernel = bundle.read(from.0)?;
+    let mut norms = norms.iter();
+    for ((conv, norm), from) in places.iter().zip(&convs) {
+        let kernel = read(from)?;
         if kernel.rank() != 4 {
-            return Err(refuse(format!("`{}` has shape {:?}", from.0, kernel.dims())));
+            return Err(refuse(format!("`{from}` has shape {:?}", kernel.dims())));
         }
         // [H, W, I, O] to [O, I, H, W].
         put(format!("{conv}.weight"), kernel.permute((3, 2, 0, 1))?.contiguous()?);
-        let at = from.1.trim_end_matches("gamma");
+        used += 1;
+        let Some((norm, from)) = norm.as_ref().and_then(|norm| Some((norm, norms.next()?))) else { continue };
+        let at = from.trim_end_matches("gamma");
         for (theirs, ours) in NORM {
-            put(format!("{norm}.{ours}"), bundle.read(&format!("{at}{theirs}"))?);
+            put(format!("{norm}.{ours}"), read(&format!("{at}{theirs}"))?);
         }
-        used += 1 + NORM.len();
+        used += NORM.len();
     }
     let mut heads = Vec::new();
     for layer in 0..16 {
         let at = format!("head_contrastive/nl_{layer}");
-        if !names.contains_key(&format!("{at}/dense/kernel")) {
+        if !names.contains(format!("{at}/dense/kernel").as_str()) {
             break;
         }
         heads.push((
             format!("{HEAD}.{}.weight", 3 * layer),
-            bundle.read(&format!("{at}/dense/kernel"))?.t()?.contiguous()?,
+            read(&format!("{at}/dense/kernel"))?.t()?.contiguous()?,
         ));
         for (theirs, ours) in NORM {
             let name = format!("{at}/batch_normalization/{theirs}");
             // The last layer's norm has no shift.
-            if names.contains_key(&name) {
-                heads.push((format!("{HEAD}.{}.{ours}", 3 * layer + 1), bundle.read(&name)?));
+            if names.contains(name.as_str()) {
+                heads.push((format!("{HEAD}.{}.{ours}", 3 * layer + 1), read(&name)?));
             }
         }
     }
     let classifier = "head_supervised/linear_layer/dense";
     for (theirs, ours) in [("kernel", "weight"), ("bias", "bias")] {
         let name = format!("{classifier}/{theirs}");
-        if names.contains_key(&name) {
-            let tensor = bundle.read(&name)?;
+        if names.contains(name.as_str()) {
+            let tensor = read(&name)?;
             let tensor = if ours == "weight" { tensor.t()?.contiguous()? } else { tensor };
             heads.push((format!("{LOGITS}.{ours}"), tensor));
         }
@@ -140,26 +155,54 @@ const NORM: [(&str, &str); 4] = [
     ("moving_variance", "running_var"),
 ];
 
-/// Blocks of each group, and convolutions of a block.
-const DEPTHS: [([usize; 4], usize); 6] = [
-    ([2, 2, 2, 2], 2),
-    ([3, 4, 6, 3], 2),
-    ([3, 4, 6, 3], 3),
-    ([3, 4, 23, 3], 3),
-    ([3, 8, 36, 3], 3),
-    ([3, 24, 36, 3], 3),
+/// What a block is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Basic,
+    Bottleneck,
+    /// A bottleneck with selective kernels, behind a stem of three convolutions.
+    Selective,
+}
+
+const BASIC: &[Kind] = &[Kind::Basic];
+const DEEP: &[Kind] = &[Kind::Bottleneck, Kind::Selective];
+
+/// Blocks of each group, and what they may be.
+const DEPTHS: [([usize; 4], &[Kind]); 6] = [
+    ([2, 2, 2, 2], BASIC),
+    ([3, 4, 6, 3], BASIC),
+    ([3, 4, 6, 3], DEEP),
+    ([3, 4, 23, 3], DEEP),
+    ([3, 8, 36, 3], DEEP),
+    ([3, 24, 36, 3], DEEP),
 ];
 
-/// The convolution and the batch norm of each place, in the order in which the official code makes them.
-fn places(blocks: &[usize; 4], per_block: usize) -> Vec<(String, String)> {
-    let mut places = vec![("conv1".to_string(), "bn1".to_string())];
+/// A convolution and the batch norm behind it, if there is one.
+type Place = (String, Option<String>);
+
+/// All places in the order in which the official code makes them.
+fn places(blocks: &[usize; 4], kind: Kind) -> Vec<Place> {
+    let place = |conv: String, norm: String| (conv, Some(norm));
+    let stem: &[(&str, &str)] = match kind {
+        Kind::Selective => &[("conv1.0", "conv1.1"), ("conv1.3", "conv1.4"), ("conv1.6", "bn1")],
+        _ => &[("conv1", "bn1")],
+    };
+    let mut places: Vec<Place> =
+        stem.iter().map(|(conv, norm)| place(conv.to_string(), norm.to_string())).collect();
     for (group, count) in (1..).zip(blocks) {
         for block in 0..*count {
             let at = format!("layer{group}.{block}");
             if block == 0 {
-                places.push((format!("{at}.downsample.0"), format!("{at}.downsample.1")));
+                places.push(place(format!("{at}.downsample.0"), format!("{at}.downsample.1")));
             }
-            places.extend((1..=per_block).map(|i| (format!("{at}.conv{i}"), format!("{at}.bn{i}"))));
+            let layers = if kind == Kind::Basic { 2 } else { 3 };
+            for i in 1..=layers {
+                places.push(place(format!("{at}.conv{i}"), format!("{at}.bn{i}")));
+                if kind == Kind::Selective && i == 2 {
+                    places.push(place(format!("{at}.sk.squeeze"), format!("{at}.sk.bn")));
+                    places.push((format!("{at}.sk.expand"), None));
+                }
+            }
         }
     }
     places
@@ -175,3 +218,6 @@ fn places(blocks: &[usize; 4], per_block: usize) -> Vec<(String, String)> {
 pub fn load(repository: &str) -> contrastive_core::Result<contrastive_core::weights::Pretrained> {
     contrastive_core::weights::Pretrained::load(repository)?.of(&["simclr", "simclr-v2"])
 }
+
+#[cfg(test)]
+mod tests;

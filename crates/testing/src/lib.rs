@@ -7,6 +7,7 @@ mod gradients;
 mod presets;
 mod ranks;
 mod runs;
+mod values;
 
 pub use chunks::{assert_accumulates, assert_chunks, assert_same_gradients};
 pub use collapse::{assert_network_collapse_is_seen, assert_no_warnings, warnings};
@@ -14,6 +15,7 @@ pub use gradients::{assert_close, assert_gradients, state};
 pub use presets::assert_presets;
 pub use ranks::{assert_ranks, assert_wrong_factor_is_seen};
 pub use runs::{assert_learns, assert_resumes};
+pub use values::formula;
 
 use anyhow::{Result, anyhow};
 use candle_core::{Device, Tensor};

@@ -122,6 +122,9 @@ impl Choice<'_> {
                 return Ok(Box::new(Speech::new(run, data, &device)?));
             }
             (Some(run), _) => Encoder::open(run, &device)?,
+            (None, Some(place)) if model::hears(Path::new(place)).unwrap_or(false) => {
+                return Ok(Box::new(Speech::new(Path::new(place), data, &device)?));
+            }
             (None, Some(place)) => Encoder::of_weights(place, self.heads, &device)?,
             (None, None) => bail!("--run or --weights is needed"),
         };

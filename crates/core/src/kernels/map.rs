@@ -263,6 +263,18 @@ impl FeatureMap {
         }
     }
 
+    /// The map `[N, C, T]` of a map `[N, T, C]`: what [`FeatureMap::sequence`] undoes.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for other than three axes.
+    pub fn channels_first(&self) -> Result<Self> {
+        match &self.0 {
+            Form::Plain(x) if x.rank() == 3 => Ok(Self(Form::Plain(x.transpose(1, 2)?.contiguous()?))),
+            Form::Native(map) if map.dims.len() == 3 => Ok(self.clone()),
+            _ => Err(Error::shape("channels first", "[N, T, C]", &self.dims())),
+        }
+    }
+
     /// Extents as a tensor would have them: `[N, C, ...]`.
     pub fn dims(&self) -> Vec<usize> {
         match &self.0 {

@@ -29,7 +29,8 @@ pub use params::{Builder, Entry, Init, Kind, ParamStore};
 pub use patches::{PatchCrops, PatchInit, PatchNet, PatchNetConfig, PatchStem, patches};
 pub use positions::Interpolation;
 pub use recurrent::{Carried, Gru, Lstm, Recurrent};
-pub use resnet::{ResNet, ResNetConfig, Shortcut, Stem};
+pub(crate) use resnet::squeezed;
+pub use resnet::{Padding, ResNet, ResNetConfig, Shortcut, Stem};
 pub use split::{HalfConfig, Split, SplitConfig};
 pub use vit::{VisionTransformer, VitConfig};
 

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Tensor};
 
-use super::infer::{Hints, Shapes, backbone, expected, faults};
+use super::expected::expected;
+use super::infer::{Hints, Shapes, backbone, faults};
 use super::published::{Branch, Published, identify, unwrapped};
 use super::tensors::{Outline, save_each};
 use super::torch::{Checkpoint, Stored};
@@ -91,11 +92,7 @@ pub fn convert<'a>(checkpoint: &mut Checkpoint, request: Request<'a>, out: &Path
         preprocessing: preprocessing(layout)?,
         data: DataIdentity { name: layout.data.to_string(), fingerprint: "unknown".to_string() },
         licence: layout.licence.to_string(),
-        origin: Some(Origin {
-            file: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-            blake3: hash(&path)?,
-            repository: layout.repository.to_string(),
-        }),
+        origin: Some(Origin::of(&path, layout.repository)?),
     };
     let left_out = checkpoint.tables()[table].len() - parted.backbone.len() - parted.heads.len();
     // Before anything is written.

@@ -1,8 +1,11 @@
-//! Which backbone a set of names and shapes belongs to, and what that backbone should have.
+//! Which backbone a set of names and shapes belongs to.
 
 use std::collections::BTreeMap;
 
-use crate::nn::{BackboneConfig, Interpolation, ResNetConfig, Shortcut, Stem, VitConfig};
+use crate::nn::{
+    AlexNetConfig, BackboneConfig, HalfConfig, Interpolation, Padding, ResNetConfig, Shortcut, SplitConfig,
+    Stem, VitConfig, squeezed,
+};
 
 /// Shapes by name.
 pub(super) type Shapes = BTreeMap<String, Vec<usize>>;
@@ -18,26 +21,70 @@ pub struct Hints {
     pub interpolation: Option<Interpolation>,
     /// Whether a ResNet's pool is padded as TensorFlow's (SimCLR, BYOL).
     pub same_padding: bool,
+    /// Whether its convolutions are too (BYOL).
+    pub same_convolutions: bool,
 }
 
 /// Heads of the usual widths.
 const HEADS: [(usize, usize); 6] = [(192, 3), (384, 6), (768, 12), (1024, 16), (1280, 16), (1408, 16)];
 
-/// The backbone of these names: torchvision's ResNets of any width, timm's plain vision transformers.
+/// The backbone of these names: torchvision's ResNets of any width, also SimCLR v2's with selective kernels; timm's plain
+/// vision transformers; and two networks side by side (CMC).
 pub(super) fn backbone(shapes: &Shapes, hints: Hints) -> Result<BackboneConfig, String> {
     if shapes.contains_key("patch_embed.proj.weight") {
         return transformer(shapes, hints).map(BackboneConfig::Vit);
     }
-    if shapes.contains_key("conv1.weight") {
+    if shapes.contains_key("conv1.weight") || shapes.contains_key("conv1.0.weight") {
         return resnet(shapes, hints).map(BackboneConfig::Resnet);
     }
-    let stem = shapes.contains_key("conv1.0.weight");
+    let halves = ["conv1.weight", "conv_block_1.0.weight"].map(|name| format!("0.{name}"));
+    if halves.iter().any(|name| shapes.contains_key(name)) {
+        return split(shapes, hints).map(BackboneConfig::Split);
+    }
     let first: Vec<&str> = shapes.keys().take(4).map(String::as_str).collect();
-    Err(if stem {
-        "a ResNet with a stem of three convolutions (ResNet-D), which is not supported here".into()
-    } else {
-        format!("neither a ResNet nor a vision transformer: the names begin with {}", first.join(", "))
-    })
+    Err(format!("neither a ResNet nor a vision transformer: the names begin with {}", first.join(", ")))
+}
+
+/// Both halves have one configuration but for their channels.
+fn split(shapes: &Shapes, hints: Hints) -> Result<SplitConfig, String> {
+    let mut halves = Vec::new();
+    for prefix in ["0.", "1."] {
+        let own = |(name, shape): (&String, &Vec<usize>)| {
+            Some((name.strip_prefix(prefix)?.to_string(), shape.clone()))
+        };
+        let own: Shapes = shapes.iter().filter_map(own).collect();
+        halves.push(if own.contains_key("conv_block_1.0.weight") {
+            let config = alexnet(&own)?;
+            (HalfConfig::Alexnet(config), config.in_channels)
+        } else {
+            let config = resnet(&own, hints)?;
+            (HalfConfig::Resnet(config), config.in_channels)
+        });
+    }
+    let [(half, first), (_, second)] = halves[..] else { return Err("no two halves".into()) };
+    let config = SplitConfig { channels: [first, second], half };
+    config.check("backbone").map_err(|e| e.to_string())?;
+    Ok(config)
+}
+
+fn alexnet(shapes: &Shapes) -> Result<AlexNetConfig, String> {
+    let mut widths = [0; 5];
+    for (i, width) in widths.iter_mut().enumerate() {
+        [*width, ..] = dims::<4>(shapes, &format!("conv_block_{}.0.weight", i + 1))?;
+    }
+    let [_, in_channels, ..] = dims::<4>(shapes, "conv_block_1.0.weight")?;
+    let [hidden, inputs] = dims(shapes, "fc6.0.weight")?;
+    let config = AlexNetConfig { widths, hidden, ..AlexNetConfig::half(in_channels) };
+    config.check("backbone").map_err(|e| e.to_string())?;
+    // Several sides give the same number of inputs; the usual one is meant if it is among them.
+    let fits = |image: usize| {
+        let last = AlexNetConfig { image, ..config }.sides()[4].1;
+        widths[4] * last * last == inputs
+    };
+    let image = std::iter::once(config.image).chain(63..=1024).find(|&image| fits(image));
+    let image =
+        image.ok_or_else(|| format!("`fc6.0.weight` has {inputs} inputs, those of no square image"))?;
+    Ok(AlexNetConfig { image, ..config })
 }
 
 fn dims<const N: usize>(shapes: &Shapes, name: &str) -> Result<[usize; N], String> {
@@ -51,12 +98,31 @@ fn count(shapes: &Shapes, prefix: &str, first: &str) -> usize {
 }
 
 fn resnet(shapes: &Shapes, hints: Hints) -> Result<ResNetConfig, String> {
-    let [width, in_channels, height, side] = dims(shapes, "conv1.weight")?;
-    let stem = match (height, side) {
-        (7, 7) if hints.same_padding => Stem::ImagenetSame,
-        (7, 7) => Stem::Imagenet,
-        (3, 3) => Stem::Cifar,
-        _ => return Err(format!("`conv1.weight` is a convolution of {height}x{side}, neither 7x7 nor 3x3")),
+    let imagenet = if hints.same_padding { Stem::ImagenetSame } else { Stem::Imagenet };
+    let deep = shapes.contains_key("conv1.0.weight");
+    if deep && !shapes.contains_key("layer1.0.sk.squeeze.weight") {
+        return Err(
+            "a ResNet with a stem of three convolutions (ResNet-D), which is supported with selective \
+                    kernels only"
+                .into(),
+        );
+    }
+    let (stem, width, in_channels) = if deep {
+        let [_, in_channels, ..] = dims::<4>(shapes, "conv1.0.weight")?;
+        let [width, ..] = dims::<4>(shapes, "conv1.6.weight")?;
+        (imagenet, width, in_channels)
+    } else {
+        let [width, in_channels, height, side] = dims(shapes, "conv1.weight")?;
+        let stem = match (height, side) {
+            (7, 7) => imagenet,
+            (3, 3) => Stem::Cifar,
+            _ => {
+                return Err(format!(
+                    "`conv1.weight` is a convolution of {height}x{side}, neither 7x7 nor 3x3"
+                ));
+            }
+        };
+        (stem, width, in_channels)
     };
     let blocks = [1, 2, 3, 4].map(|group| count(shapes, &format!("layer{group}."), "conv1.weight"));
     let bottleneck = shapes.contains_key("layer1.0.conv3.weight");
@@ -66,18 +132,34 @@ fn resnet(shapes: &Shapes, hints: Hints) -> Result<ResNetConfig, String> {
     let Some(depth) = [18, 34, 50, 101, 152, 200].into_iter().find(same) else {
         return Err(format!("a ResNet with {blocks:?} blocks, which is none of the known depths"));
     };
+    let [base, ..] = dims::<4>(shapes, "layer1.0.conv1.weight")?;
     let project = !bottleneck && shapes.contains_key("layer1.0.downsample.0.weight");
-    let multiplier = if width > 64 && width.is_multiple_of(64) { width / 64 } else { 1 };
+    let multiplier = if base > 64 && base.is_multiple_of(64) { base / 64 } else { 1 };
     let config = ResNetConfig {
-        base_width: width / multiplier,
+        base_width: base / multiplier,
         width_multiplier: multiplier,
         stem,
         in_channels,
         shortcut: if project { Shortcut::ProjectFirst } else { Shortcut::WhereNeeded },
+        selective_kernels: if deep { Some(ratio(shapes, base)?) } else { None },
+        stem_width: (!deep && width != base).then_some(width),
+        padding: if hints.same_convolutions { Padding::Same } else { Padding::Symmetric },
         ..ResNetConfig::torchvision(depth)
     };
     config.check("backbone").map_err(|e| e.to_string())?;
     Ok(config)
+}
+
+/// The width of the squeeze as a part of the block's; SimCLR v2's where shapes do not tell it from others.
+fn ratio(shapes: &Shapes, base: usize) -> Result<f64, String> {
+    let mut widths = Vec::new();
+    for group in 0..4 {
+        let [squeeze, ..] = dims::<4>(shapes, &format!("layer{}.0.sk.squeeze.weight", group + 1))?;
+        widths.push((base << group, squeeze));
+    }
+    let fits = |ratio: &f64| widths.iter().all(|&(width, squeeze)| squeezed(width, *ratio) == squeeze);
+    let own = widths.last().map_or(0.0, |&(width, squeeze)| squeeze as f64 / width.max(1) as f64);
+    [0.0625, own].into_iter().find(fits).ok_or_else(|| format!("selective kernels squeeze {widths:?}"))
 }
 
 fn transformer(shapes: &Shapes, hints: Hints) -> Result<VitConfig, String> {
@@ -116,86 +198,6 @@ fn transformer(shapes: &Shapes, hints: Hints) -> Result<VitConfig, String> {
     Ok(config)
 }
 
-/// Names and shapes of a backbone's tensors, without making any: what a file claims must not cost memory.
-pub(super) fn expected(config: &BackboneConfig) -> Result<Shapes, String> {
-    let mut shapes = Shapes::new();
-    match config {
-        BackboneConfig::Resnet(config) => expected_resnet(config, &mut shapes)?,
-        BackboneConfig::Vit(config) => expected_transformer(config, &mut shapes),
-        other => return Err(format!("no layout that is read is of {other}")),
-    }
-    Ok(shapes)
-}
-
-fn expected_resnet(config: &ResNetConfig, shapes: &mut Shapes) -> Result<(), String> {
-    let (counts, bottleneck) = config.blocks().map_err(|e| e.to_string())?;
-    if config.selective_kernels.is_some() {
-        return Err("selective kernels are not among the layouts that are read".into());
-    }
-    let mut conv = |conv: String, norm: String, [inputs, outputs]: [usize; 2], kernel: usize| {
-        shapes.insert(format!("{conv}.weight"), vec![outputs, inputs, kernel, kernel]);
-        for part in ["weight", "bias", "running_mean", "running_var"] {
-            shapes.insert(format!("{norm}.{part}"), vec![outputs]);
-        }
-    };
-    let stem = if config.stem == Stem::Cifar { 3 } else { 7 };
-    conv("conv1".into(), "bn1".into(), [config.in_channels, config.base()], stem);
-    let mut channels = config.base();
-    for (group, &blocks) in counts.iter().enumerate() {
-        let middle = config.base() << group;
-        let outputs = if bottleneck { 4 * middle } else { middle };
-        for block in 0..blocks {
-            let at = format!("layer{}.{block}", group + 1);
-            let inner: &[(usize, [usize; 2])] = if bottleneck {
-                &[(1, [channels, middle]), (3, [middle, middle]), (1, [middle, outputs])]
-            } else {
-                &[(3, [channels, middle]), (3, [middle, outputs])]
-            };
-            for (place, (kernel, widths)) in (1..).zip(inner) {
-                conv(format!("{at}.conv{place}"), format!("{at}.bn{place}"), *widths, *kernel);
-            }
-            let changes = block == 0 && (group > 0 || channels != outputs);
-            if changes || (block == 0 && config.shortcut == Shortcut::ProjectFirst) {
-                let (conv_at, norm_at) = (format!("{at}.downsample.0"), format!("{at}.downsample.1"));
-                conv(conv_at, norm_at, [channels, outputs], 1);
-            }
-            channels = outputs;
-        }
-    }
-    Ok(())
-}
-
-fn expected_transformer(config: &VitConfig, shapes: &mut Shapes) {
-    let (dim, hidden, side) = (config.dim, config.dim * config.mlp_ratio, config.image / config.patch);
-    let mut put = |name: String, shape: &[usize]| {
-        shapes.insert(name, shape.to_vec());
-    };
-    put("cls_token".into(), &[1, 1, dim]);
-    put("pos_embed".into(), &[1, 1 + side * side, dim]);
-    put("patch_embed.proj.weight".into(), &[dim, config.in_channels, config.patch, config.patch]);
-    put("patch_embed.proj.bias".into(), &[dim]);
-    for part in ["weight", "bias"] {
-        put(format!("norm.{part}"), &[dim]);
-    }
-    for block in 0..config.depth {
-        let linear = [
-            ("attn.qkv", [3 * dim, dim]),
-            ("attn.proj", [dim, dim]),
-            ("mlp.fc1", [hidden, dim]),
-            ("mlp.fc2", [dim, hidden]),
-        ];
-        for (name, shape) in linear {
-            put(format!("blocks.{block}.{name}.weight"), &shape);
-            put(format!("blocks.{block}.{name}.bias"), &shape[..1]);
-        }
-        for name in ["norm1", "norm2"] {
-            for part in ["weight", "bias"] {
-                put(format!("blocks.{block}.{name}.{part}"), &[dim]);
-            }
-        }
-    }
-}
-
 /// The faults of `found` against `expected`: missing, unexpected and of another shape.
 pub(super) fn faults(expected: &Shapes, found: &Shapes) -> [Vec<String>; 3] {
     let missing = expected.keys().filter(|name| !found.contains_key(*name)).cloned().collect();
@@ -209,6 +211,7 @@ pub(super) fn faults(expected: &Shapes, found: &Shapes) -> [Vec<String>; 3] {
 
 #[cfg(test)]
 mod tests {
+    use super::super::expected::expected;
     use super::*;
 
     /// Published sizes, which are too large to be made in a test.
@@ -228,12 +231,33 @@ mod tests {
             VitConfig::tiny(16).into(),
             VitConfig::small(8).into(),
             VitConfig::base(16).into(),
+            // MoCo v3's ViT-L.
+            VitConfig { dim: 1024, depth: 24, heads: 16, ..VitConfig::base(16) }.into(),
         ];
         for config in networks {
             let shapes = expected(&config).unwrap();
             assert_eq!(backbone(&shapes, Hints::default()), Ok(config));
         }
         // 53 convolutions and 53 batch norms.
+        let selective =
+            |depth, multiplier| ResNetConfig { selective_kernels: Some(0.0625), ..wide(depth, multiplier) };
+        for config in [
+            selective(50, 1),
+            selective(152, 3),
+            ResNetConfig { selective_kernels: Some(0.25), ..wide(50, 1) },
+        ] {
+            assert_eq!(backbone(&expected(&config.into()).unwrap(), Hints::default()), Ok(config.into()));
+        }
+        let half = ResNetConfig { base_width: 32, stem_width: Some(64), ..wide(50, 1) };
+        for half in [HalfConfig::Resnet(half), HalfConfig::Alexnet(AlexNetConfig::half(1))] {
+            let split = SplitConfig::brightness_and_colour(half);
+            let Ok(BackboneConfig::Split(found)) =
+                backbone(&expected(&split.into()).unwrap(), Hints::default())
+            else {
+                panic!("{split}");
+            };
+            assert_eq!(found.halves(), split.halves());
+        }
         assert_eq!(expected(&wide(50, 1).into()).unwrap().len(), 53 + 53 * 4);
         let twelve = Hints { heads: Some(12), ..Hints::default() };
         let small = expected(&VitConfig::small(16).into()).unwrap();

@@ -57,6 +57,20 @@ pub struct Origin {
     pub repository: String,
 }
 
+impl Origin {
+    /// A file that is there, in the layout of `repository`.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn of(file: &Path, repository: &str) -> Result<Self> {
+        Ok(Self {
+            file: file.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            blake3: super::convert::hash(file)?,
+            repository: repository.to_string(),
+        })
+    }
+}
+
 /// Writes an encoder and its manifest.
 ///
 /// # Errors

@@ -6,6 +6,7 @@
 
 mod atomic;
 mod convert;
+mod expected;
 mod infer;
 mod manifest;
 mod named;
@@ -22,7 +23,7 @@ pub use atomic::write_atomically;
 pub use convert::{Converted, Request, convert};
 pub use infer::Hints;
 pub use manifest::{DataIdentity, MANIFEST_VERSION, Manifest, Origin, load_encoder, save_encoder};
-pub use named::{Named, save_named};
+pub use named::{Named, check_numbers, save_named};
 pub use pretrained::Pretrained;
 pub use tensors::{METADATA_KEY, canonical_json, digest, load, save};
 

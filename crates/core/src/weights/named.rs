@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Tensor};
 
-use super::convert::{hash, not_finite};
-use super::infer::{Hints, Shapes, backbone, expected, faults};
+use super::convert::not_finite;
+use super::expected::expected;
+use super::infer::{Hints, Shapes, backbone, faults};
 use super::{DataIdentity, MANIFEST_VERSION, Manifest, Origin, canonical_json, save_encoder};
 use crate::augment::EvalTransform;
 use crate::nn::BackboneConfig;
@@ -36,6 +37,26 @@ pub struct Named {
     pub left_out: usize,
 }
 
+/// Refuses tensors with elements that are no finite real numbers. `origin` is the file they are from.
+///
+/// # Errors
+/// [`Error::Format`] with the first tensor at fault.
+pub fn check_numbers<'a>(
+    origin: &Path,
+    tensors: impl IntoIterator<Item = &'a (String, Tensor)>,
+) -> Result<()> {
+    for (name, tensor) in tensors {
+        if !matches!(tensor.dtype(), DType::F16 | DType::BF16 | DType::F32 | DType::F64) {
+            let reason = format!("`{name}` holds {:?}, not real numbers", tensor.dtype());
+            return Err(Error::format(origin, reason));
+        }
+        if let Some(value) = not_finite(tensor)? {
+            return Err(Error::format(origin, format!("`{name}` holds {value}")));
+        }
+    }
+    Ok(())
+}
+
 /// Writes them to the folder `out`, held against the backbone that the shapes say. `origin` is the file they are from.
 ///
 /// # Errors
@@ -53,14 +74,7 @@ pub fn save_named(
     if !(missing.is_empty() && unexpected.is_empty() && mismatched.is_empty()) {
         return Err(Error::Weights { path: origin.to_path_buf(), missing, unexpected, mismatched });
     }
-    for (name, tensor) in named.backbone.iter().chain(&named.heads) {
-        if !matches!(tensor.dtype(), DType::F16 | DType::BF16 | DType::F32 | DType::F64) {
-            return Err(refuse(format!("`{name}` holds {:?}, not real numbers", tensor.dtype())));
-        }
-        if let Some(value) = not_finite(tensor)? {
-            return Err(refuse(format!("`{name}` holds {value}")));
-        }
-    }
+    check_numbers(origin, named.backbone.iter().chain(&named.heads))?;
     let eval = serde_json::to_value(&named.eval).map_err(|e| Error::config("eval", e.to_string()))?;
     let manifest = Manifest {
         version: MANIFEST_VERSION,
@@ -70,11 +84,7 @@ pub fn save_named(
         preprocessing: canonical_json(&eval),
         data: DataIdentity { name: named.data.clone(), fingerprint: "unknown".to_string() },
         licence: named.licence.clone(),
-        origin: Some(Origin {
-            file: origin.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-            blake3: hash(origin)?,
-            repository: named.repository.clone(),
-        }),
+        origin: Some(Origin::of(origin, &named.repository)?),
     };
     std::fs::create_dir_all(out).map_err(Error::io(out))?;
     let mut written = Vec::new();

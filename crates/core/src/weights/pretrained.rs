@@ -7,7 +7,8 @@ use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 
 use super::convert::not_finite;
-use super::infer::{Hints, Shapes, backbone, expected, faults};
+use super::expected::expected;
+use super::infer::{Hints, Shapes, backbone, faults};
 use super::published::imagenet_eval;
 use super::{Manifest, load_encoder, settings, torch, transformers};
 use crate::augment::{EvalTransform, Interpolation};
@@ -137,6 +138,7 @@ impl Pretrained {
             norm_eps: hints.norm_eps.or(said.norm_eps),
             interpolation: hints.interpolation.or(said.interpolation),
             same_padding: hints.same_padding || said.same_padding,
+            same_convolutions: hints.same_convolutions || said.same_convolutions,
         };
         let shapes: Shapes = tensors.iter().map(|(name, t)| (name.clone(), t.dims().to_vec())).collect();
         let network = backbone(&shapes, hints).map_err(refuse)?;
@@ -263,14 +265,21 @@ fn backbone_names(
     Ok((kept, left_out))
 }
 
-/// What the name of a backbone in our manifests tells: `vit-d384-l12-h6-p16`, `resnet50-same`.
+/// What the name of a backbone in our manifests tells: `vit-d384-l12-h6-p16`, `resnet50-same`, `resnet50-pad-same`.
 fn own_hints(name: &str) -> Hints {
     let (name, eps) = match name.split_once("-eps") {
         Some((name, eps)) => (name, eps.parse().ok()),
         None => (name, None),
     };
     let heads = name.split('-').find_map(|part| part.strip_prefix('h')?.parse().ok());
-    Hints { heads, norm_eps: eps, interpolation: None, same_padding: name.ends_with("-same") }
+    let says = |part: &str| name.split('-').any(|own| own == part);
+    Hints {
+        heads,
+        norm_eps: eps,
+        interpolation: None,
+        same_padding: says("same"),
+        same_convolutions: says("pad"),
+    }
 }
 
 fn eval(

@@ -20,6 +20,8 @@ pub enum Norm {
     None,
     /// Batch norm; convolutions then have no bias (Lai's implementation, CPC_audio's `batchNorm`).
     Batch,
+    /// Each frame over its channels, with the unbiased variance (CPC_audio's default, which it calls `layerNorm`).
+    Channel,
 }
 
 /// The encoder: convolutions with ReLU, from a wave form to one vector for every hop.
@@ -101,8 +103,9 @@ impl EncoderConfig {
 
     fn check(&self, at: &str) -> Result<()> {
         let layers = self.kernels.len();
-        if self.channels == 0 {
-            return Err(Error::config(format!("{at}.channels"), "must be at least 1"));
+        let least = if self.norm == Norm::Channel { 2 } else { 1 };
+        if self.channels < least {
+            return Err(Error::config(format!("{at}.channels"), format!("must be at least {least}")));
         }
         for (key, list) in [("kernels", &self.kernels), ("strides", &self.strides)] {
             if layers == 0 || list.len() != layers || list.iter().any(|x| !(1..=1024).contains(x)) {

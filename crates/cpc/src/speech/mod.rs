@@ -21,6 +21,7 @@ pub mod config;
 pub mod method;
 pub mod mfcc;
 pub mod model;
+mod norm;
 pub mod parts;
 pub mod phones;
 pub mod probes;

@@ -1,13 +1,12 @@
 //! The networks: encoder g_enc, context network g_ar and the predictors.
 
 use candle_core::Tensor;
-use contrastive_core::kernels::{FeatureMap, relu};
-use contrastive_core::nn::{
-    BACKBONE, BatchNorm, BatchNormConfig, Builder, Carried, Conv1d, Conv1dConfig, Gru, Lstm, Mode, Recurrent,
-};
+use contrastive_core::kernels::FeatureMap;
+use contrastive_core::nn::{BACKBONE, Builder, Carried, Conv1d, Conv1dConfig, Gru, Lstm, Mode, Recurrent};
 use contrastive_core::{Error, Result};
 
 use super::config::{CellKind, ContextConfig, EncoderConfig, Norm, SpeechConfig};
+use super::norm::NormRelu;
 use crate::predictor::Predictor;
 use crate::weights::{CONTEXT, ENCODER, PREDICTOR};
 
@@ -15,7 +14,7 @@ use crate::weights::{CONTEXT, ENCODER, PREDICTOR};
 #[derive(Debug)]
 pub(super) struct Layer {
     conv: Conv1d,
-    norm: Option<BatchNorm>,
+    norm: NormRelu,
     pub(super) kernel: usize,
     pub(super) stride: usize,
     pub(super) padding: usize,
@@ -25,10 +24,7 @@ impl Layer {
     /// The layer with these zeros on the sides of `[N, C, T]`.
     pub(super) fn forward(&self, x: &FeatureMap, padding: [usize; 2], mode: &Mode) -> Result<FeatureMap> {
         let x = self.conv.forward_padded(x, padding, mode)?;
-        match &self.norm {
-            Some(norm) => norm.forward_relu(&x, None, mode),
-            None => relu(&x),
-        }
+        self.norm.forward(&x, mode)
     }
 }
 
@@ -49,16 +45,10 @@ impl SpeechEncoder {
             let (kernel, stride, padding) = (config.kernels[i], config.strides[i], config.paddings[i]);
             let inputs = if i == 0 { 1 } else { config.channels };
             let torch = Conv1dConfig::torch(kernel, stride, padding);
-            let norm = config.norm == Norm::Batch;
-            let settings = Conv1dConfig { bias: torch.bias.filter(|_| !norm), ..torch };
+            let settings = Conv1dConfig { bias: torch.bias.filter(|_| config.norm != Norm::Batch), ..torch };
             Ok(Layer {
                 conv: Conv1d::new(&b.pp(format!("conv{i}")), inputs, config.channels, settings)?,
-                norm: norm
-                    .then(|| {
-                        let place = b.pp(format!("norm{i}"));
-                        BatchNorm::new(&place, config.channels, BatchNormConfig::default())
-                    })
-                    .transpose()?,
+                norm: NormRelu::new(&b.pp(format!("norm{i}")), config.norm, config.channels)?,
                 kernel,
                 stride,
                 padding,

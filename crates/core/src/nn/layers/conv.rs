@@ -44,11 +44,19 @@ impl Conv2d {
             settings,
         })
     }
+
+    /// The same layer with these settings instead of its own.
+    ///
+    /// # Errors
+    /// As [`MapModule::forward_map`].
+    pub fn forward_as(&self, x: &FeatureMap, settings: ConvSettings, mode: &Mode) -> Result<FeatureMap> {
+        let bias = self.bias.as_ref().map(|bias| mode.weight(bias));
+        conv2d(x, &mode.weight(&self.weight), bias.as_ref(), settings)
+    }
 }
 
 impl MapModule for Conv2d {
     fn forward_map(&self, x: &FeatureMap, mode: &Mode) -> Result<FeatureMap> {
-        let bias = self.bias.as_ref().map(|bias| mode.weight(bias));
-        conv2d(x, &mode.weight(&self.weight), bias.as_ref(), self.settings)
+        self.forward_as(x, self.settings, mode)
     }
 }

@@ -1,11 +1,12 @@
 //! Residual blocks.
 
 use super::config::ResNetConfig;
+use super::conv::Conv;
 use super::pool::ShortcutPool;
 use super::selective::Mix;
 use crate::Result;
 use crate::kernels::FeatureMap;
-use crate::nn::{BatchNorm, Builder, Conv2d, MapModule, Mode};
+use crate::nn::{BatchNorm, Builder, MapModule, Mode};
 
 /// The extents of a [`Block`].
 #[derive(Debug, Clone, Copy)]
@@ -30,7 +31,7 @@ pub(super) struct Block {
 /// Convolution and batch norm; where kernels are selected, they make two streams, which are then mixed.
 #[derive(Debug)]
 struct Layer {
-    conv: Conv2d,
+    conv: Conv,
     norm: BatchNorm,
     mix: Option<Mix>,
 }
@@ -40,7 +41,7 @@ struct Layer {
 struct Projection {
     /// ResNet-D's, instead of the convolution's stride.
     pool: Option<ShortcutPool>,
-    conv: Conv2d,
+    conv: Conv,
     norm: BatchNorm,
 }
 

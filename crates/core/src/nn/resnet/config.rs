@@ -2,6 +2,8 @@
 
 use crate::kernels::ConvSettings;
 use crate::nn::{BatchNorm, BatchNormConfig, BatchNormKind, Builder, Conv2d, Conv2dConfig, Init};
+
+use super::conv::Conv;
 use crate::{Error, Result};
 
 /// What comes before the first group.
@@ -14,6 +16,24 @@ pub enum Stem {
     ImagenetSame,
     /// 3x3 convolution of stride 1, no pool.
     Cifar,
+}
+
+/// How convolutions of a stride of 2 are padded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Padding {
+    /// By the same on every side (torchvision, SimCLR).
+    #[default]
+    Symmetric,
+    /// As TensorFlow's and JAX's `SAME`: an even side by one pixel more at its end than at its beginning (BYOL's Haiku code).
+    Same,
+}
+
+impl Padding {
+    /// Whether it is the usual one, which files do not mention.
+    fn is_symmetric(&self) -> bool {
+        *self == Self::Symmetric
+    }
 }
 
 /// Which residual blocks have a projection in their shortcut.
@@ -57,6 +77,9 @@ pub struct ResNetConfig {
     /// Channels of the stem, where they are not the first group's before expansion: a half ResNet-50 with 32 keeps 64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stem_width: Option<usize>,
+    /// How convolutions of a stride of 2 are padded; the pool is the stem's matter.
+    #[serde(default, skip_serializing_if = "Padding::is_symmetric")]
+    pub padding: Padding,
     /// Over which samples batch statistics are taken: the method's choice, not a setting in a file.
     #[serde(skip)]
     pub norm: BatchNormKind,
@@ -84,6 +107,9 @@ impl std::fmt::Display for ResNetConfig {
         if self.shortcut == Shortcut::ProjectFirst {
             f.write_str("-project")?;
         }
+        if self.padding == Padding::Same {
+            f.write_str("-pad")?;
+        }
         if self.stem == Stem::ImagenetSame { f.write_str("-same") } else { Ok(()) }
     }
 }
@@ -102,6 +128,7 @@ impl ResNetConfig {
             conv_init: Init::KaimingNormalFanOut,
             selective_kernels: None,
             stem_width: None,
+            padding: Padding::Symmetric,
             norm: BatchNormKind::Local,
         }
     }
@@ -177,17 +204,20 @@ impl ResNetConfig {
         }
     }
 
-    /// A convolution without bias, padded so that a stride of 1 keeps the side.
+    /// A convolution without bias, padded so that a stride of 1 keeps the side and one of 2 halves it.
     pub(super) fn conv(
         &self,
         b: &Builder,
         [inputs, outputs]: [usize; 2],
         kernel: usize,
         stride: usize,
-    ) -> Result<Conv2d> {
+    ) -> Result<Conv> {
         let settings = ConvSettings::square(stride, kernel / 2);
         let config = Conv2dConfig { kernel, settings, weight: self.conv_init, bias: None };
-        Conv2d::new(b, inputs, outputs, config)
+        let conv = Conv2d::new(b, inputs, outputs, config)?;
+        // With a stride of 1 both paddings are the same.
+        let same = (self.padding == Padding::Same && stride > 1).then_some((kernel, settings));
+        Ok(Conv { conv, same })
     }
 
     /// A batch norm; `last` is a block's last one.

@@ -3,6 +3,7 @@
 
 mod block;
 mod config;
+mod conv;
 mod pool;
 mod selective;
 mod stem;
@@ -17,7 +18,9 @@ use super::{Builder, Encoder, MapModule, Mode, Module};
 use crate::Result;
 use crate::kernels::{FeatureMap, global_avg_pool};
 
-pub use config::{ResNetConfig, Shortcut, Stem};
+pub(crate) use selective::squeezed;
+
+pub use config::{Padding, ResNetConfig, Shortcut, Stem};
 
 /// A ResNet without its classifier: `[N, C, H, W]` to features `[N, width]` after global average pooling.
 ///

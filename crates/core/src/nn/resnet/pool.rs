@@ -21,7 +21,7 @@ impl Constant {
     }
 }
 
-fn sides(x: &FeatureMap) -> Result<[usize; 2]> {
+pub(super) fn sides(x: &FeatureMap) -> Result<[usize; 2]> {
     match x.dims().as_slice() {
         &[_, _, h, w] => Ok([h, w]),
         dims => Err(Error::shape("pool", "[N, C, H, W]", dims)),

@@ -3,12 +3,18 @@
 use candle_nn::ops::sigmoid;
 
 use super::config::ResNetConfig;
+use super::conv::Conv;
 use crate::kernels::{FeatureMap, global_avg_pool};
-use crate::nn::{BatchNorm, Builder, Conv2d, MapModule, Mode};
+use crate::nn::{BatchNorm, Builder, MapModule, Mode};
 use crate::{Error, Result};
 
 /// The least width of the squeeze.
 const LEAST: usize = 32;
+
+/// The width of the squeeze in a block of so many channels.
+pub(crate) fn squeezed(channels: usize, ratio: f64) -> usize {
+    ((channels as f64 * ratio) as usize).max(LEAST)
+}
 
 /// Weighs two streams of C channels each against each other, for every channel by itself: `[N, 2C, H, W]`, one stream
 /// after the other, to `[N, C, H, W]`.
@@ -18,15 +24,15 @@ const LEAST: usize = 32;
 /// selective kernels, both streams come from plain 3x3 convolutions: neither groups nor dilation.
 #[derive(Debug)]
 pub(super) struct Mix {
-    squeeze: Conv2d,
+    squeeze: Conv,
     norm: BatchNorm,
-    expand: Conv2d,
+    expand: Conv,
     channels: usize,
 }
 
 impl Mix {
     pub(super) fn new(b: &Builder, config: &ResNetConfig, channels: usize, ratio: f64) -> Result<Self> {
-        let squeezed = ((channels as f64 * ratio) as usize).max(LEAST);
+        let squeezed = squeezed(channels, ratio);
         Ok(Self {
             squeeze: config.conv(&b.pp("squeeze"), [channels, squeezed], 1, 1)?,
             norm: config.norm(&b.pp("bn"), squeezed, false)?,

@@ -1,15 +1,16 @@
 //! What comes before the first group.
 
 use super::config::{ResNetConfig, Stem};
+use super::conv::Conv;
 use super::pool::StemPool;
 use crate::Result;
 use crate::kernels::FeatureMap;
-use crate::nn::{BatchNorm, Builder, Conv2d, MapModule, Mode};
+use crate::nn::{BatchNorm, Builder, MapModule, Mode};
 
 /// Convolutions with batch norm and ReLU, and the pool.
 #[derive(Debug)]
 pub(super) struct StemLayers {
-    layers: Vec<(Conv2d, BatchNorm)>,
+    layers: Vec<(Conv, BatchNorm)>,
     pool: Option<StemPool>,
 }
 

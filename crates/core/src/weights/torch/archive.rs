@@ -16,6 +16,8 @@ use crate::{Error, Result};
 pub(super) struct Region {
     pub start: u64,
     pub len: u64,
+    /// Whether the bytes that are meant are the characters of a text here.
+    pub text: bool,
 }
 
 /// A file that has been looked through: its pickle and where its storages are.
@@ -39,7 +41,10 @@ pub(super) fn open(path: &Path, skipped: &[String]) -> Result<Archive> {
     file.rewind().map_err(Error::io(path))?;
     match magic.as_slice() {
         [b'P', b'K', ..] => zipped(file, length, skipped).map_err(refuse),
-        [0x80, 1..=5, ..] => legacy(file, length, skipped).map_err(refuse),
+        [0x80, 1..=5, ..] if magic.windows(MAGIC.len()).take(32).any(|part| part == MAGIC) => {
+            legacy(file, length, skipped).map_err(refuse)
+        }
+        [0x80, 1..=5, ..] => pickled(file, length, skipped).map_err(refuse),
         _ if magic.get(257..262) == Some(b"ustar") => Err(refuse(
             "a tar archive, as PyTorch before 0.1.10 wrote: save it again with a newer PyTorch".into(),
         )),
@@ -84,7 +89,7 @@ fn zipped(file: File, length: u64, skipped: &[String]) -> Result<Archive, String
                 None => root = Some(folder.to_string()),
             }
         }
-        entries.insert(name, Region { start, len: entry.size() });
+        entries.insert(name, Region { start, len: entry.size(), text: false });
     }
     let Some(root) = root else { return Err("a zip archive without `data.pkl`: not from torch.save".into()) };
     if entries.contains_key(&format!("{root}constants.pkl")) {
@@ -108,13 +113,23 @@ fn zipped(file: File, length: u64, skipped: &[String]) -> Result<Archive, String
     Ok(Archive { pickle, storages: entries.into_iter().filter_map(own).collect() })
 }
 
+/// One pickle with numpy's arrays in it.
+fn pickled(file: File, length: u64, skipped: &[String]) -> Result<Archive, String> {
+    let mut pickle = machine::read_file(file, length, skipped)?;
+    let storages = std::mem::take(&mut pickle.regions);
+    if storages.is_empty() {
+        return Err("a pickle, but not from torch.save, and without numpy's arrays".into());
+    }
+    Ok(Archive { pickle, storages })
+}
+
 /// What the first pickle of an old file holds.
 const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
 
 /// PyTorch's format before 1.6: five pickles (magic number, version, machine, the object, the keys of its storages), then
 /// each storage as its length and its elements.
 fn legacy(mut file: File, length: u64, skipped: &[String]) -> Result<Archive, String> {
-    let head = Region { start: 0, len: length.min(LONGEST_PICKLE) };
+    let head = Region { start: 0, len: length.min(LONGEST_PICKLE), text: false };
     let head = bytes(&mut file, head).map_err(|e| e.to_string())?;
     let mut at = 0;
     let mut next = || -> Result<Pickle, String> {
@@ -159,14 +174,16 @@ fn legacy(mut file: File, length: u64, skipped: &[String]) -> Result<Archive, St
         if length.saturating_sub(place) < 8 {
             return Err(format!("the file ends before storage `{}`", key.escape_debug()));
         }
-        let count = bytes(&mut file, Region { start: place, len: 8 }).map_err(|e| e.to_string())?;
+        let count =
+            bytes(&mut file, Region { start: place, len: 8, text: false }).map_err(|e| e.to_string())?;
         let mut word = [0; 8];
         word.copy_from_slice(&count);
         let count = u64::from_le_bytes(word);
         if count != whole as u64 {
             return Err(format!("storage `{}` has {count} elements and not {whole}", key.escape_debug()));
         }
-        let region = Region { start: place + 8, len: count.saturating_mul(element.size() as u64) };
+        let len = count.saturating_mul(element.size() as u64);
+        let region = Region { start: place + 8, len, text: false };
         if region.len > length - region.start {
             return Err(format!("the file ends within storage `{}`", key.escape_debug()));
         }

@@ -4,8 +4,13 @@
 //! values, and a call is only ever read: its function must be on the list of [`super::globals`].
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Cursor, Seek};
 
+use super::archive::Region;
+use super::arrays::{Arrays, Span};
 use super::globals::find;
+use super::input::Input;
 use super::value::{Global, Id, Node, Storage, View};
 
 /// A whole pickle.
@@ -14,6 +19,8 @@ pub(super) struct Pickle {
     pub root: Id,
     /// Bytes that it took.
     pub length: usize,
+    /// Where the elements of numpy's arrays lie in it.
+    pub regions: HashMap<String, Region>,
 }
 
 /// Values a pickle may have; a training checkpoint has some ten thousand.
@@ -22,12 +29,14 @@ const MOST_NODES: usize = 1 << 20;
 /// Tensors a pickle may have; each is a dozen values that can be named again in a few bytes.
 const MOST_TENSORS: usize = 1 << 16;
 
+/// Bytes of a text that is looked at; what is longer are numbers.
+const LONGEST_TEXT: usize = 1024;
+
 /// Characters of a storage's key, which every view of it repeats.
 const LONGEST_KEY: usize = 64;
 
-struct Machine<'a> {
-    bytes: &'a [u8],
-    at: usize,
+pub(super) struct Machine<'a, R> {
+    input: Input<R>,
     nodes: Vec<Node>,
     stack: Vec<Id>,
     marks: Vec<usize>,
@@ -37,15 +46,25 @@ struct Machine<'a> {
     tensors: usize,
     /// Further names (`module.name`) whose objects are skipped.
     skipped: &'a [String],
+    /// What is known of numpy's arrays, where they are read.
+    pub(super) arrays: Option<Arrays>,
 }
 
-type Read<T> = Result<T, String>;
+pub(super) type Read<T> = Result<T, String>;
 
 /// Reads the pickle at the beginning of `bytes`.
 pub(super) fn read(bytes: &[u8], skipped: &[String]) -> Read<Pickle> {
+    run(Input::new(Cursor::new(bytes), bytes.len() as u64), skipped, None)
+}
+
+/// Reads a file that is one pickle, with numpy's arrays in it. Their elements are passed over.
+pub(super) fn read_file(file: File, length: u64, skipped: &[String]) -> Read<Pickle> {
+    run(Input::new(BufReader::new(file), length), skipped, Some(Arrays::default()))
+}
+
+fn run<R: BufRead + Seek>(input: Input<R>, skipped: &[String], arrays: Option<Arrays>) -> Read<Pickle> {
     let mut machine = Machine {
-        bytes,
-        at: 0,
+        input,
         nodes: Vec::new(),
         stack: Vec::new(),
         marks: Vec::new(),
@@ -53,15 +72,17 @@ pub(super) fn read(bytes: &[u8], skipped: &[String]) -> Read<Pickle> {
         copied: 0,
         tensors: 0,
         skipped,
+        arrays,
     };
-    let root = machine.run().map_err(|e| format!("pickle, byte {}: {e}", machine.at))?;
-    Ok(Pickle { nodes: machine.nodes, root, length: machine.at })
+    let root = machine.run().map_err(|e| format!("pickle, byte {}: {e}", machine.input.at()))?;
+    let regions = machine.arrays.map(|arrays| arrays.regions).unwrap_or_default();
+    Ok(Pickle { nodes: machine.nodes, root, length: machine.input.at() as usize, regions })
 }
 
-impl<'a> Machine<'a> {
+impl<R: BufRead + Seek> Machine<'_, R> {
     fn run(&mut self) -> Read<Id> {
         loop {
-            let op = self.byte()?;
+            let op = self.input.byte()?;
             match op {
                 b'.' => return self.pop(),
                 _ => self.step(op)?,
@@ -72,13 +93,13 @@ impl<'a> Machine<'a> {
     fn step(&mut self, op: u8) -> Read<()> {
         match op {
             0x80 => {
-                let version = self.byte()?;
+                let version = self.input.byte()?;
                 if !(1..=5).contains(&version) {
                     return Err(format!("protocol {version} is not known"));
                 }
             }
             // Frame: a hint for readers of streams.
-            0x95 => drop(self.take(8)?),
+            0x95 => drop(self.input.array::<8>()?),
             b'(' => self.marks.push(self.stack.len()),
             b'0' => drop(self.pop()?),
             b'1' => drop(self.above_mark()?),
@@ -89,40 +110,50 @@ impl<'a> Machine<'a> {
             b'N' => self.push(Node::Opaque)?,
             0x88 | 0x89 => self.push(Node::Bool(op == 0x88))?,
             b'G' => {
-                self.take(8)?;
+                self.input.array::<8>()?;
                 self.push(Node::Opaque)?;
             }
             b'J' => {
-                let value = i32::from_le_bytes(self.array()?);
+                let value = i32::from_le_bytes(self.input.array()?);
                 self.push(Node::Int(value.into()))?;
             }
             b'K' => {
-                let value = self.byte()?;
+                let value = self.input.byte()?;
                 self.push(Node::Int(value.into()))?;
             }
             b'M' => {
-                let value = u16::from_le_bytes(self.array()?);
+                let value = u16::from_le_bytes(self.input.array()?);
                 self.push(Node::Int(value.into()))?;
             }
             0x8a | 0x8b => {
-                let length = if op == 0x8a { self.byte()?.into() } else { self.length4()? };
-                let bytes = self.take(length)?;
-                self.push(long(bytes))?;
+                let length = if op == 0x8a { self.input.byte()?.into() } else { self.input.length4()? };
+                let bytes = self.input.take(length)?;
+                self.push(long(&bytes))?;
             }
             b'U' | b'C' | 0x8c | b'T' | b'B' | b'X' | 0x8d | 0x8e | 0x96 => {
                 let length = match op {
-                    b'U' | b'C' | 0x8c => self.byte()?.into(),
-                    b'T' | b'B' | b'X' => self.length4()?,
-                    _ => self.length8()?,
+                    b'U' | b'C' | 0x8c => self.input.byte()?.into(),
+                    b'T' | b'B' | b'X' => self.input.length4()?,
+                    _ => self.input.length8()?,
                 };
-                let bytes = self.take(length)?;
-                match (op, std::str::from_utf8(bytes)) {
-                    // Python 2 wrote its texts as bytes.
-                    (b'U' | b'T' | 0x8c | b'X' | 0x8d, Ok(text)) => {
-                        self.push(Node::Text(text.to_string()))?
+                let span = Span {
+                    start: self.input.at(),
+                    len: length as u64,
+                    text: matches!(op, 0x8c | b'X' | 0x8d),
+                };
+                if self.arrays.is_some() && length > LONGEST_TEXT {
+                    self.input.skip(length)?;
+                    self.push(Node::Opaque)?;
+                } else {
+                    match (op, String::from_utf8(self.input.take(length)?)) {
+                        // Python 2 wrote its texts as bytes.
+                        (b'U' | b'T' | 0x8c | b'X' | 0x8d, Ok(text)) => self.push(Node::Text(text))?,
+                        (0x8c | b'X' | 0x8d, Err(_)) => return Err("a text is not UTF-8".into()),
+                        _ => self.push(Node::Opaque)?,
                     }
-                    (0x8c | b'X' | 0x8d, Err(_)) => return Err("a text is not UTF-8".into()),
-                    _ => self.push(Node::Opaque)?,
+                }
+                if let Some(arrays) = &mut self.arrays {
+                    arrays.spans.insert(self.nodes.len() as Id - 1, span);
                 }
             }
             b']' => self.push(Node::List(Vec::new()))?,
@@ -168,8 +199,8 @@ impl<'a> Machine<'a> {
                 }
             }
             b'c' => {
-                let (module, name) = (self.line()?, self.line()?);
-                self.global(module, name)?;
+                let (module, name) = (self.input.line()?, self.input.line()?);
+                self.global(&module, &name)?;
             }
             0x93 => {
                 let (name, module) = (self.pop()?, self.pop()?);
@@ -192,7 +223,10 @@ impl<'a> Machine<'a> {
             }
             // Attributes of an object: an ordered dictionary's `_metadata`, a namespace's fields.
             b'b' => {
-                self.pop()?;
+                let state = self.pop()?;
+                if self.arrays.is_some() && self.set_state(state)? {
+                    return Ok(());
+                }
                 match self.top()? {
                     Node::Dict(_) | Node::Opaque | Node::Tensor(_) => {}
                     other => return Err(format!("{} has no attributes", other.kind())),
@@ -205,15 +239,19 @@ impl<'a> Machine<'a> {
             }
             b'q' | b'r' | 0x94 => {
                 let place = match op {
-                    b'q' => self.byte()?.into(),
-                    b'r' => u32::from_le_bytes(self.array()?),
+                    b'q' => self.input.byte()?.into(),
+                    b'r' => u32::from_le_bytes(self.input.array()?),
                     _ => self.memo.len() as u32,
                 };
                 let top = *self.stack.last().ok_or("the stack is empty")?;
                 self.memo.insert(place, top);
             }
             b'h' | b'j' => {
-                let place = if op == b'h' { self.byte()?.into() } else { u32::from_le_bytes(self.array()?) };
+                let place = if op == b'h' {
+                    self.input.byte()?.into()
+                } else {
+                    u32::from_le_bytes(self.input.array()?)
+                };
                 let id = *self.memo.get(&place).ok_or_else(|| format!("nothing is kept as {place}"))?;
                 self.stack.push(id);
             }
@@ -222,51 +260,19 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    fn byte(&mut self) -> Read<u8> {
-        Ok(self.take(1)?[0])
+    pub(super) fn push(&mut self, node: Node) -> Read<()> {
+        let id = self.made(node)?;
+        self.stack.push(id);
+        Ok(())
     }
 
-    fn take(&mut self, count: usize) -> Read<&'a [u8]> {
-        let rest = &self.bytes[self.at..];
-        let taken = rest.get(..count).ok_or_else(|| format!("ends {} bytes early", count - rest.len()))?;
-        self.at += count;
-        Ok(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Read<[u8; N]> {
-        let mut array = [0; N];
-        array.copy_from_slice(self.take(N)?);
-        Ok(array)
-    }
-
-    fn length4(&mut self) -> Read<usize> {
-        // As a signed number it would be negative beyond this.
-        let length = u32::from_le_bytes(self.array()?);
-        i32::try_from(length).map(|n| n as usize).map_err(|_| format!("{length} bytes are too many"))
-    }
-
-    fn length8(&mut self) -> Read<usize> {
-        let length = u64::from_le_bytes(self.array()?);
-        usize::try_from(length).map_err(|_| format!("{length} bytes are too many"))
-    }
-
-    fn line(&mut self) -> Read<&'a str> {
-        let rest = &self.bytes[self.at..];
-        // No name is longer; a search through the whole file would be.
-        let end = rest.iter().take(1024).position(|&b| b == b'\n').ok_or("a global's name does not end")?;
-        let line = std::str::from_utf8(&rest[..end]).map_err(|_| "a global's name is not UTF-8")?;
-        self.at += end + 1;
-        Ok(line)
-    }
-
-    fn push(&mut self, node: Node) -> Read<()> {
+    /// A new value that is not on the stack.
+    pub(super) fn made(&mut self, node: Node) -> Read<Id> {
         if self.nodes.len() >= MOST_NODES {
             return Err(format!("more than {MOST_NODES} values"));
         }
-        let id = self.nodes.len() as Id;
         self.nodes.push(node);
-        self.stack.push(id);
-        Ok(())
+        Ok(self.nodes.len() as Id - 1)
     }
 
     fn pop(&mut self) -> Read<Id> {
@@ -281,17 +287,20 @@ impl<'a> Machine<'a> {
         Ok(self.stack.split_off(mark))
     }
 
-    fn top(&mut self) -> Read<&mut Node> {
+    pub(super) fn top(&mut self) -> Read<&mut Node> {
         let id = *self.stack.last().ok_or("the stack is empty")?;
         Ok(&mut self.nodes[id as usize])
     }
 
-    fn node(&self, id: Id) -> &Node {
+    pub(super) fn node(&self, id: Id) -> &Node {
         &self.nodes[id as usize]
     }
 
     fn global(&mut self, module: &str, name: &str) -> Read<()> {
         let full = format!("{module}.{name}");
+        if self.arrays.is_some() && self.array_global(module, name)? {
+            return Ok(());
+        }
         let known = find(module, name).or_else(|| self.skipped.contains(&full).then_some(Global::Opaque));
         match known {
             Some(global) => self.push(Node::Global(global)),
@@ -331,14 +340,32 @@ impl<'a> Machine<'a> {
             },
             Node::Global(Global::RebuildTensor) => {
                 let view = self.tensor(arguments)?;
-                self.tensors += 1;
-                if self.tensors > MOST_TENSORS {
-                    return Err(format!("more than {MOST_TENSORS} tensors"));
+                self.counted(view).map(Made::New)
+            }
+            Node::Global(Global::Numpy(function)) => {
+                let (function, arguments) =
+                    (*function, arguments.iter().copied().take(5).collect::<Vec<Id>>());
+                self.array_call(function, &arguments).map(Made::New)
+            }
+            Node::Record(fields) => {
+                if fields.len() != arguments.len() || self.copied + fields.len() > MOST_NODES {
+                    return Err(format!("{} values for {} fields", arguments.len(), fields.len()));
                 }
-                Ok(Made::New(Node::Tensor(view)))
+                let items: Vec<(Id, Id)> = fields.iter().copied().zip(arguments.iter().copied()).collect();
+                self.copied += items.len();
+                Ok(Made::New(Node::Dict(items)))
             }
             other => Err(format!("{} cannot be called", other.kind())),
         }
+    }
+
+    /// A tensor, if there are not too many.
+    pub(super) fn counted(&mut self, view: View) -> Read<Node> {
+        self.tensors += 1;
+        if self.tensors > MOST_TENSORS {
+            return Err(format!("more than {MOST_TENSORS} tensors"));
+        }
+        Ok(Node::Tensor(view))
     }
 
     fn pair(&self, id: Id) -> Read<(Id, Id)> {
@@ -355,23 +382,27 @@ impl<'a> Machine<'a> {
         let Node::Storage(storage) = self.node(storage) else {
             return Err(format!("a tensor's storage is {}", self.node(storage).kind()));
         };
-        let list = |id: Id| match self.node(id) {
-            Node::Tuple(items) | Node::List(items) if items.len() <= 16 => {
-                items.iter().map(|&id| self.index(id)).collect::<Read<Vec<usize>>>()
-            }
-            other => Err(format!("a tensor's shape or strides are {}", other.kind())),
-        };
         let view = View {
             storage: storage.clone(),
             offset: self.index(offset)?,
-            shape: list(shape)?,
-            strides: list(strides)?,
+            shape: self.extents(shape)?,
+            strides: self.extents(strides)?,
         };
         super::strided::check(&view)?;
         Ok(view)
     }
 
-    fn index(&self, id: Id) -> Read<usize> {
+    /// Few sizes or strides.
+    pub(super) fn extents(&self, id: Id) -> Read<Vec<usize>> {
+        match self.node(id) {
+            Node::Tuple(items) | Node::List(items) if items.len() <= 16 => {
+                items.iter().map(|&id| self.index(id)).collect()
+            }
+            other => Err(format!("a tensor's shape or strides are {}", other.kind())),
+        }
+    }
+
+    pub(super) fn index(&self, id: Id) -> Read<usize> {
         match self.node(id) {
             Node::Int(value) => {
                 usize::try_from(*value).map_err(|_| format!("{value} is no size, offset or stride"))

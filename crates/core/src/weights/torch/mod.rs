@@ -1,4 +1,5 @@
-//! PyTorch's checkpoints, read as data: the zip format of `torch.save` and the one before 1.6.
+//! PyTorch's checkpoints, read as data: the zip format of `torch.save` and the one before 1.6; and pickles of numpy's and
+//! JAX's arrays, as Haiku's users write them.
 //!
 //! A checkpoint is a pickle, which is a program, and so may do anything when Python reads it. Nothing of it is run
 //! here. The opcodes that build values are known; a name outside the list of what a checkpoint needs (tensors, ordered
@@ -18,7 +19,9 @@
 //! ```
 
 mod archive;
+mod arrays;
 mod globals;
+mod input;
 mod machine;
 mod strided;
 #[cfg(test)]
@@ -134,8 +137,18 @@ impl Checkpoint {
         };
         let region = self.region(&stored.view)?;
         let (first, len) = strided::span(&stored.view);
-        let span = Region { start: region.start + first, len: len as u64 };
-        let raw = bytes(&mut self.file, span).map_err(Error::io(&self.path))?;
+        let raw = if region.text {
+            let whole = bytes(&mut self.file, region).map_err(Error::io(&self.path))?;
+            let size = stored.view.storage.whole * element.size();
+            let whole = arrays::characters(&whole).filter(|whole| whole.len() == size);
+            // An array is the whole of its bytes.
+            whole.and_then(|whole| Some(whole.get(first as usize..)?.get(..len)?.to_vec())).ok_or_else(
+                || Error::format(&self.path, format!("byte {}: not the bytes of an array", region.start)),
+            )?
+        } else {
+            let span = Region { start: region.start + first, len: len as u64, text: false };
+            bytes(&mut self.file, span).map_err(Error::io(&self.path))?
+        };
         let raw = strided::gather(&stored.view, raw);
         Ok(Tensor::from_raw_buffer(&raw, dtype, &stored.view.shape, &Device::Cpu)?)
     }
@@ -161,7 +174,10 @@ impl Checkpoint {
             Err(Error::format(&self.path, format!("storage `{}` {reason}", storage.key.escape_debug())))
         };
         let Some(region) = self.storages.get(&storage.key) else { return refuse("is missing".into()) };
-        if storage.whole.checked_mul(storage.element.size()).is_none_or(|size| size as u64 != region.len) {
+        // A byte from 128 on takes two in a text.
+        let most = if region.text { 2 } else { 1 };
+        let size = storage.whole.checked_mul(storage.element.size()).map(|size| size as u64);
+        if size.is_none_or(|size| !(size..=size.saturating_mul(most)).contains(&region.len)) {
             return refuse(format!("has {} bytes for {} elements", region.len, storage.whole));
         }
         Ok(*region)

@@ -2,6 +2,8 @@
 
 use candle_core::DType;
 
+use super::arrays::Span;
+
 /// A place in [`super::machine::Pickle::nodes`]. Values point at each other by number, so a value that holds itself or
 /// the same list a million times costs no more than its opcodes.
 pub(super) type Id = u32;
@@ -103,8 +105,27 @@ pub(super) enum Global {
     RebuildParameter,
     /// A class of dictionaries.
     Mapping,
+    /// A function that arrays are made by.
+    Numpy(Numpy),
     /// Something that is not looked into.
     Opaque,
+}
+
+/// Functions of a pickle that has numpy's arrays in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Numpy {
+    /// `numpy.dtype`.
+    Type,
+    /// `_reconstruct`: an array before its state.
+    Empty,
+    /// `_frombuffer`: bytes, type, shape and order.
+    FromBuffer,
+    /// `_codecs.encode`: the characters of a text as bytes.
+    Encode,
+    /// JAX's and dill's: the function, arguments and state of numpy's, and what they add.
+    OfState,
+    /// dill's description of a class of tuples with names: name and fields.
+    NamedTuple,
 }
 
 /// One value of a pickle.
@@ -121,6 +142,14 @@ pub(super) enum Node {
     Global(Global),
     Storage(Storage),
     Tensor(View),
+    /// numpy's element type.
+    Type(Element),
+    /// An array of numpy's before its state.
+    Empty,
+    /// A byte string that was written as a text.
+    Bytes(Span),
+    /// A class of tuples with these names.
+    Record(Vec<Id>),
     /// `None`, numbers and objects that no tensor depends on.
     Opaque,
 }
@@ -137,7 +166,10 @@ impl Node {
             Self::Dict(_) => "a dictionary",
             Self::Global(_) => "a name",
             Self::Storage(_) => "a storage",
-            Self::Tensor(_) => "a tensor",
+            Self::Tensor(_) | Self::Empty => "a tensor",
+            Self::Type(_) => "an element type",
+            Self::Bytes(_) => "bytes",
+            Self::Record(_) => "a class of tuples",
             Self::Opaque => "an object",
         }
     }
