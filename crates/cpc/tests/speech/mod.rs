@@ -7,6 +7,7 @@ mod task;
 use anyhow::Result;
 use candle_core::{Device, Tensor};
 use contrastive_core::data::{Batch, Batches};
+use contrastive_core::dist::single;
 use contrastive_cpc::speech::run::loader;
 use contrastive_cpc::speech::{Recordings, SpeechRun, recipe, synthetic};
 
