@@ -53,13 +53,13 @@ pub fn assert_no_warnings<M: MethodConfig>(mut run: RunConfig<M>, epochs: u64) -
 /// leap of a rate that is far too high, leave the head's bias for every image. Both are seen within three epochs.
 pub fn assert_network_collapse_is_seen<M: MethodConfig>(run: &RunConfig<M>) -> Result<()> {
     let mut decayed = run.clone();
-    decayed.optim.optimizer = OptimizerConfig::Sgd(SgdConfig { weight_decay: 1.0, ..SgdConfig::default() });
+    decayed.optim.optimizer = OptimizerConfig::Sgd(SgdConfig { weight_decay: 3.0, ..SgdConfig::default() });
     let mut leapt = run.clone();
     leapt.optim.lr = 20.0;
-    for mut run in [decayed, leapt] {
+    for (what, mut run) in [("decayed", decayed), ("leapt", leapt)] {
         run.train.epochs = 3;
         let seen = warnings(&run)?;
-        assert!(seen.contains(&WarningKind::Constant), "{seen:?}");
+        assert!(seen.contains(&WarningKind::Constant), "{what}: {seen:?}");
     }
     Ok(())
 }
