@@ -2,7 +2,7 @@
 //! mutual information, after Tian et al. 2020, *What makes for good views*).
 //!
 //! Near patches share everything down to the texture, far ones hardly more than the room; what they share is bounded
-//! from below by the loss on pictures that were not trained on ([`bound`]).
+//! from below by the loss on pictures that were not trained on ([`DistanceRun::bound`]).
 
 use std::sync::Arc;
 
