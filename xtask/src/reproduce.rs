@@ -20,6 +20,7 @@ use crate::train::{Interrupted, device, stop_flag, tell_skipped};
 use crate::{cmc, cpc, curves, published, tables};
 
 mod from_hub;
+mod parts;
 mod plans;
 
 /// What every method is held against, as one of the names that can be asked for.
@@ -177,7 +178,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         return plans::dry_run(arguments, &chosen);
     }
     if arguments.ranks != 1 {
-        check_ranks(arguments, &chosen)?;
+        parts::check_ranks(arguments, &chosen)?;
     }
     let stop = stop_flag()?;
     // A folder of data is for one or the other.
@@ -196,72 +197,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if !chosen.is_empty() {
         on_images(arguments, &chosen, &stop)?;
     }
-    on_scenes(arguments, &scenes, &stop)?;
-    if parts.is_empty() { Ok(()) } else { on_other_data(arguments, &parts, stop) }
-}
-
-/// Refuses several ranks where they would not be used, or would be used without being told.
-fn check_ranks(arguments: &Arguments, on_images: &[&str]) -> Result<()> {
-    if arguments.ranks == 0 {
-        bail!("--ranks must be at least 1");
-    }
-    if let Some(method) = on_images.first() {
-        bail!("--ranks: not for {method} here; use `train {method} --ranks {}`", arguments.ranks);
-    }
-    // Sums are rounded in another order, and CPC's negatives are those of a rank's own batch.
-    if arguments.out.is_none() {
-        bail!("--ranks: the documentation's tables are those of one rank; say where to write with --out");
-    }
-    Ok(())
+    parts::on_scenes(arguments, &scenes, &stop)?;
+    if parts.is_empty() { Ok(()) } else { parts::on_other_data(arguments, &parts, stop) }
 }
 
 /// Where results of a call go.
 fn out(arguments: &Arguments) -> PathBuf {
     arguments.out.clone().unwrap_or_else(|| tables::root().join("results"))
-}
-
-/// The parts of CMC that are on scenes of several views: rendered ones, in tier `smoke`.
-fn on_scenes(arguments: &Arguments, parts: &[cmc::Part], stop: &Arc<AtomicBool>) -> Result<()> {
-    if parts.is_empty() {
-        return Ok(());
-    }
-    if arguments.tier != Tier::Smoke {
-        println!("{} and its like: left out: they are in tier smoke", parts[0].name());
-        return Ok(());
-    }
-    let session = cpc::Session { file: cmc::pages::RESULTS, ..session(arguments, stop.clone()) };
-    cmc::run(&session, parts, &device(&arguments.device)?)?;
-    if arguments.out.is_none() { cmc::pages::document(&tables::root()) } else { Ok(()) }
-}
-
-/// How a call runs, for parts that train and measure in ways of their own.
-fn session(arguments: &Arguments, stop: Arc<AtomicBool>) -> cpc::Session {
-    cpc::Session {
-        small: arguments.tier == Tier::Small,
-        data: arguments.data.as_ref().map(PathBuf::from),
-        out: out(arguments).join(arguments.tier.name()),
-        file: cpc::pages::RESULTS,
-        seed: arguments.seed,
-        resume: arguments.resume,
-        quick: arguments.quick,
-        set: arguments.set.clone(),
-        workers: arguments.workers,
-        ranks: arguments.ranks,
-        stop,
-    }
-}
-
-/// The parts of CPC that are not methods on images.
-fn on_other_data(arguments: &Arguments, parts: &[cpc::Part], stop: Arc<AtomicBool>) -> Result<()> {
-    let tier = arguments.tier;
-    if tier == Tier::Paper {
-        bail!(
-            "{}: tier paper is not here: LibriSpeech, BookCorpus and DeepMind Lab; its presets are the crate's",
-            cpc::GROUP
-        );
-    }
-    cpc::run(&session(arguments, stop), parts, &device(&arguments.device)?)?;
-    if arguments.out.is_none() { cpc::pages::document(&tables::root(), tier.name()) } else { Ok(()) }
 }
 
 /// Methods on images, and what they are held against.
