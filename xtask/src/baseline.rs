@@ -77,13 +77,7 @@ impl Method for Supervised {
         let mode = Mode::train(comm);
         let h = self.backbone.forward(&batch.views[0], &mode)?;
         let loss = cross_entropy(&self.classifier.forward(&h, &mode)?, labels)?;
-        Ok(StepOutput {
-            loss,
-            terms: Vec::new(),
-            embeddings: vec![h.detach()],
-            assignments: None,
-            features: None,
-        })
+        Ok(StepOutput::new(loss, vec![h.detach()]))
     }
 
     fn features(&self, x: &Tensor) -> Result<Tensor> {

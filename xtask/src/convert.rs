@@ -33,6 +33,9 @@ pub struct Arguments {
     list: bool,
 }
 
+/// Methods whose checkpoints are more than other names for ours.
+const OTHERS: [&str; 5] = ["byol", "cmc", "cpc-speech", "simclr", "simclr-v2"];
+
 /// Every layout that is known.
 fn layouts() -> Vec<&'static Published> {
     let methods = [
@@ -68,8 +71,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         return Ok(());
     }
     let layouts = layouts();
-    let request =
-        Request { method, branch: arguments.branch.as_deref(), heads: arguments.heads, layouts: &layouts };
+    let request = Request {
+        method,
+        branch: arguments.branch.as_deref(),
+        heads: arguments.heads,
+        layouts: &layouts,
+        others: &OTHERS,
+    };
     let converted = convert(&mut checkpoint, request, out)?;
     let backbone = converted.backbone.map_or("no backbone".to_string(), |backbone| backbone.to_string());
     println!("{}: {backbone}, `{}`", converted.layout.describe(), converted.branch);

@@ -197,7 +197,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if !chosen.is_empty() {
         on_images(arguments, &chosen, &stop)?;
     }
-    parts::on_scenes(arguments, &scenes, &stop)?;
+    if chosen.is_empty() || arguments.data.is_none() {
+        parts::on_scenes(arguments, &scenes, &stop)?;
+    } else if let Some(part) = scenes.first() {
+        println!("{}: left out: call it by itself, with its own data", part.name());
+    }
     if parts.is_empty() { Ok(()) } else { parts::on_other_data(arguments, &parts, stop) }
 }
 

@@ -7,7 +7,6 @@ use contrastive_core::data::Batch;
 use contrastive_core::dist::Comm;
 use contrastive_core::experiment::MethodConfig;
 use contrastive_core::nn::{Mlp, Mode, Module, ParamStore};
-use contrastive_core::optim::Gradients;
 use contrastive_core::rng::{Key, Purpose};
 use contrastive_core::state::Momentum;
 use contrastive_core::train::{Chunks, Method, Progress, StepOutput};
@@ -25,8 +24,6 @@ pub struct Byol {
     predictor: Option<Mlp>,
     momentum: Momentum,
     target: Network,
-    /// Of a step in chunks, until the loop asks for them.
-    cached: Option<Gradients>,
 }
 
 impl Byol {
@@ -50,7 +47,7 @@ impl Byol {
                 momentum.copy(&fresh)?;
             }
         }
-        Ok(Self { config, params, online, predictor, momentum, target, cached: None })
+        Ok(Self { config, params, online, predictor, momentum, target })
     }
 
     /// The online network without the predictor.
@@ -86,11 +83,12 @@ impl Byol {
         let mode = mode.without_grad();
         let (t1, t2) = (self.target.forward(x1, &mode)?, self.target.forward(x2, &mode)?); // [N, D]
         Ok(StepOutput {
-            loss: byol_loss([&q1, &q2], [&t1, &t2], self.config.loss)?,
             terms: vec![("momentum".into(), self.config.momentum_at(progress))],
-            embeddings: vec![z1.detach(), z2.detach()],
-            assignments: None,
             features: Some(h1.detach()),
+            ..StepOutput::new(
+                byol_loss([&q1, &q2], [&t1, &t2], self.config.loss)?,
+                vec![z1.detach(), z2.detach()],
+            )
         })
     }
 }
@@ -109,19 +107,10 @@ impl Method for Byol {
     }
 
     fn step(&mut self, batch: &Batch, comm: &Comm, progress: &Progress) -> Result<StepOutput> {
-        let Some(chunks) = Chunks::of(self.config.chunk, batch.len())? else {
-            return self.step_at_once(batch, comm, progress);
-        };
-        let (output, gradients) =
-            chunks.accumulate(&self.params, batch, |part| self.step_at_once(part, comm, progress))?;
-        self.cached = Some(gradients);
-        Ok(output)
-    }
-
-    fn gradients(&mut self, loss: &Tensor) -> Result<Gradients> {
-        match self.cached.take() {
-            Some(gradients) => Ok(gradients),
-            None => Gradients::of(&self.params, loss),
+        let step = |batch: &Batch| self.step_at_once(batch, comm, progress);
+        match Chunks::of(self.config.chunk, batch.len())? {
+            Some(chunks) => chunks.accumulate(&self.params, batch, step),
+            None => step(batch),
         }
     }
 

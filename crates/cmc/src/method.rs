@@ -74,11 +74,9 @@ impl Method for Cmc {
         let compared = self.contrast.compare(&views, &batch.indices, comm, progress)?;
         self.contrast.remember(&compared, &views, &batch.indices, comm)?;
         Ok(StepOutput {
-            loss: compared.loss,
             terms: vec![("contrastive_accuracy".into(), compared.accuracy)],
-            embeddings: views.iter().map(Tensor::detach).collect(),
-            assignments: None,
             features: Some(Tensor::cat(&features, 1)?.detach()),
+            ..StepOutput::new(compared.loss, views.iter().map(Tensor::detach).collect())
         })
     }
 

@@ -116,11 +116,10 @@ impl Method for Dino {
         let divergence = f64::from(loss.detach().to_scalar::<f32>()?) - entropy;
         let z = s.embeddings.detach();
         Ok(StepOutput {
-            loss,
             terms: vec![("teacher_entropy".into(), entropy), ("divergence".into(), divergence)],
-            embeddings: vec![z.narrow(0, 0, n)?, z.narrow(0, n, n)?],
             assignments: Some(p),
             features: Some(h.narrow(0, 0, n)?),
+            ..StepOutput::new(loss, vec![z.narrow(0, 0, n)?, z.narrow(0, n, n)?])
         })
     }
 

@@ -137,11 +137,9 @@ impl Method for InstDisc {
         });
         let accuracy = f64::from(out.accuracy.to_scalar::<f32>()?);
         Ok(StepOutput {
-            loss: out.loss,
             terms: vec![("contrastive_accuracy".into(), accuracy)],
-            embeddings: vec![f.detach()],
-            assignments: None,
             features: Some(h.detach()),
+            ..StepOutput::new(out.loss, vec![f.detach()])
         })
     }
 

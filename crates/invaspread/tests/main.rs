@@ -79,8 +79,8 @@ fn chunks_change_neither_loss_nor_gradient() -> Result<()> {
     let batch = testing::batch(8, &[16, 16])?;
     let [x1, x2] = batch.views.as_slice() else { anyhow::bail!("two views") };
     let mut method = InvaSpread::new(config.clone(), 1, &Device::Cpu)?;
-    let out = method.step(&batch, &single(), &testing::progress(0))?;
-    let own = method.gradients(&out.loss)?;
+    let mut out = method.step(&batch, &single(), &testing::progress(0))?;
+    let own = out.take_gradients(method.params())?;
 
     let fresh = InvaSpread::new(config.clone(), 1, &Device::Cpu)?;
     let (mut z1, mut z2) = (Vec::new(), Vec::new());

@@ -127,11 +127,9 @@ impl Method for Moco {
         self.pending = Some(keys);
         let n = x1.dim(0)?;
         Ok(StepOutput {
-            loss,
             terms: vec![("contrastive_accuracy".into(), accuracy)],
-            embeddings: vec![first.q, first.keys.narrow(0, comm.rank() * n, n)?],
-            assignments: None,
             features: Some(first.h),
+            ..StepOutput::new(loss, vec![first.q, first.keys.narrow(0, comm.rank() * n, n)?])
         })
     }
 

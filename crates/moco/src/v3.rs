@@ -7,9 +7,9 @@ use candle_core::{Device, Tensor};
 use contrastive_core::data::Batch;
 use contrastive_core::dist::Comm;
 use contrastive_core::nn::{Mlp, Mode, Module, ParamStore};
-use contrastive_core::optim::{Gradients, cosine};
+use contrastive_core::optim::cosine;
 use contrastive_core::state::Momentum;
-use contrastive_core::train::{Chunks, Method, Progress, StepOutput, grad_cache};
+use contrastive_core::train::{Method, Progress, StepOutput, contrast_views};
 use contrastive_core::{Error, Result};
 
 use crate::config::V3Config;
@@ -25,8 +25,6 @@ pub struct MocoV3 {
     predictor: Option<Mlp>,
     momentum: Momentum,
     key: MocoEncoder,
-    /// Of a step in chunks, until the loop asks for them.
-    cached: Option<Gradients>,
 }
 
 impl MocoV3 {
@@ -43,87 +41,33 @@ impl MocoV3 {
         let momentum = Momentum::new(device);
         let key = MocoEncoder::v3(&momentum.builder(), &config)?;
         momentum.copy(&params)?;
-        Ok(Self { config, params, base, predictor, momentum, key, cached: None })
+        Ok(Self { config, params, base, predictor, momentum, key })
     }
 
-    /// Features `[N, width]` of a view and its queries `[N, D]`.
-    fn queries(&self, x: &Tensor, mode: &Mode) -> Result<[Tensor; 2]> {
-        let h = self.base.backbone.forward(x, mode)?;
-        let z = self.base.head.forward(&h, mode)?;
-        let q = match &self.predictor {
-            Some(predictor) => predictor.forward(&z, mode)?,
-            None => z,
+    /// Features `[2n, width]` and queries `[2n, D]` of both views `[n, C, H, W]`, one view at a time: batch norm never
+    /// sees both.
+    fn encode(&self, x1: &Tensor, x2: &Tensor, mode: &Mode) -> Result<(Tensor, Tensor)> {
+        let encode = |x: &Tensor| -> Result<(Tensor, Tensor)> {
+            let h = self.base.backbone.forward(x, mode)?;
+            let z = self.base.head.forward(&h, mode)?;
+            let q = match &self.predictor {
+                Some(predictor) => predictor.forward(&z, mode)?,
+                None => z,
+            };
+            Ok((h, q))
         };
-        Ok([h, q])
+        let ((h1, q1), (h2, q2)) = (encode(x1)?, encode(x2)?);
+        Ok((Tensor::cat(&[h1, h2], 0)?, Tensor::cat(&[q1, q2], 0)?))
     }
 
-    /// The keys `[N, D]` of both views.
-    fn keys(&self, x: [&Tensor; 2], mode: &Mode) -> Result<[Tensor; 2]> {
-        let mode = mode.without_grad();
-        Ok([self.key.forward(x[0], &mode)?, self.key.forward(x[1], &mode)?])
-    }
-
-    /// The two directions' losses, added, and the mean of their accuracies.
-    fn loss(&self, q: [&Tensor; 2], k: [&Tensor; 2], comm: &Comm) -> Result<(Tensor, f64)> {
-        let first = v3_loss(q[0], k[1], self.config.temperature, comm)?;
-        let second = v3_loss(q[1], k[0], self.config.temperature, comm)?;
-        let accuracy = ((first.accuracy + second.accuracy)? / 2.0)?.to_scalar::<f32>()?;
-        Ok(((first.loss + second.loss)?, f64::from(accuracy)))
-    }
-
-    fn step_at_once(&self, x: [&Tensor; 2], comm: &Comm) -> Result<StepOutput> {
-        // One view at a time: batch norm never sees both.
-        let mode = Mode::train(comm);
-        let [h1, q1] = self.queries(x[0], &mode)?;
-        let [_, q2] = self.queries(x[1], &mode)?;
-        let [k1, k2] = self.keys(x, &mode)?;
-        let (loss, accuracy) = self.loss([&q1, &q2], [&k1, &k2], comm)?;
-        Ok(output(loss, accuracy, &q1, k2, &h1))
-    }
-
-    /// The same loss and gradient with the graph of one chunk at a time; [`Method::gradients`] hands it over.
-    fn step_in_chunks(&mut self, x: [&Tensor; 2], chunks: Chunks, comm: &Comm) -> Result<StepOutput> {
-        let mode = Mode::train(comm);
-        let part = |c| -> Result<[Tensor; 2]> { Ok([chunks.part(x[0], c)?, chunks.part(x[1], c)?]) };
-        let (mut keys, mut features) = ([Vec::new(), Vec::new()], Vec::new());
-        for c in 0..chunks.count() {
-            let [x1, x2] = part(c)?;
-            let [k1, k2] = self.keys([&x1, &x2], &mode)?;
-            keys[0].push(k1);
-            keys[1].push(k2);
-        }
-        let (k1, k2) = (Tensor::cat(&keys[0], 0)?, Tensor::cat(&keys[1], 0)?);
-        let (loss, (accuracy, q1), gradients) = grad_cache(
-            &self.params,
-            &mode,
-            chunks.count(),
-            |c, mode| {
-                let [x1, x2] = part(c)?;
-                let [h1, q1] = self.queries(&x1, mode)?;
-                let [_, q2] = self.queries(&x2, mode)?;
-                if !mode.grad {
-                    features.push(h1.detach());
-                }
-                Ok(Tensor::cat(&[q1, q2], 0)?)
-            },
-            |q| {
-                let (q1, q2) = (chunks.view(q, 0, 2)?, chunks.view(q, 1, 2)?);
-                let (loss, accuracy) = self.loss([&q1, &q2], [&k1, &k2], comm)?;
-                Ok((loss, (accuracy, q1)))
-            },
-        )?;
-        self.cached = Some(gradients);
-        Ok(output(loss, accuracy, &q1, k2, &Tensor::cat(&features, 0)?))
-    }
-}
-
-fn output(loss: Tensor, accuracy: f64, query: &Tensor, key: Tensor, features: &Tensor) -> StepOutput {
-    StepOutput {
-        loss,
-        terms: vec![("contrastive_accuracy".into(), accuracy)],
-        embeddings: vec![query.detach(), key],
-        assignments: None,
-        features: Some(features.detach()),
+    /// The keys `[N, D]` of a view, in the same chunks as the queries.
+    fn keys(&self, x: &Tensor, comm: &Comm) -> Result<Tensor> {
+        let mode = Mode::train(comm).without_grad();
+        let n = x.dim(0)?;
+        let rows = self.config.chunk.unwrap_or(n).min(n);
+        let keys: Result<Vec<_>> =
+            (0..n).step_by(rows).map(|at| self.key.forward(&x.narrow(0, at, rows)?, &mode)).collect();
+        Ok(Tensor::cat(&keys?, 0)?)
     }
 }
 
@@ -150,17 +94,17 @@ impl Method for MocoV3 {
         let [x1, x2] = batch.views.as_slice() else {
             return Err(Error::shape("moco-v3", "2 views", &[batch.views.len()]));
         };
-        match Chunks::of(self.config.chunk, x1.dim(0)?)? {
-            Some(chunks) => self.step_in_chunks([x1, x2], chunks, comm),
-            None => self.step_at_once([x1, x2], comm),
-        }
-    }
-
-    fn gradients(&mut self, loss: &Tensor) -> Result<Gradients> {
-        match self.cached.take() {
-            Some(gradients) => Ok(gradients),
-            None => Gradients::of(&self.params, loss),
-        }
+        let encode = |x1: &Tensor, x2: &Tensor, mode: &Mode| self.encode(x1, x2, mode);
+        contrast_views(self.config.chunk, &self.params, [x1, x2], comm, encode, |q1, q2| {
+            let (k1, k2) = (self.keys(x1, comm)?, self.keys(x2, comm)?);
+            let first = v3_loss(q1, &k2, self.config.temperature, comm)?;
+            let second = v3_loss(q2, &k1, self.config.temperature, comm)?;
+            let accuracy = ((first.accuracy + second.accuracy)? / 2.0)?.to_scalar::<f32>()?;
+            Ok(StepOutput {
+                terms: vec![("contrastive_accuracy".into(), f64::from(accuracy))],
+                ..StepOutput::new((first.loss + second.loss)?, vec![q1.detach(), k2])
+            })
+        })
     }
 
     /// A transformer's patch projection and positions.

@@ -150,13 +150,7 @@ impl Method for Distill {
             terms.push(("accuracy".into(), accuracy(&out.logits, labels)?));
         }
         let features = out.features.detach();
-        Ok(StepOutput {
-            loss,
-            terms,
-            embeddings: vec![features.clone()],
-            assignments: None,
-            features: Some(features),
-        })
+        Ok(StepOutput { terms, features: Some(features.clone()), ..StepOutput::new(loss, vec![features]) })
     }
 
     fn features(&self, x: &Tensor) -> Result<Tensor> {

@@ -104,11 +104,9 @@ impl Method for FineTune {
         };
         let out = self.classifier.classify(x, &Mode::train(comm))?;
         Ok(StepOutput {
-            loss: cross_entropy(&out.logits, labels)?,
             terms: vec![("accuracy".into(), accuracy(&out.logits, labels)?)],
-            embeddings: vec![out.features.detach()],
-            assignments: None,
             features: Some(out.features.detach()),
+            ..StepOutput::new(cross_entropy(&out.logits, labels)?, vec![out.features.detach()])
         })
     }
 

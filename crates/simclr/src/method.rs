@@ -4,10 +4,8 @@ use candle_core::{Device, Tensor};
 use contrastive_core::data::Batch;
 use contrastive_core::dist::Comm;
 use contrastive_core::experiment::MethodConfig;
-use contrastive_core::loss::ContrastiveLoss;
 use contrastive_core::nn::{Mode, Module, ParamStore};
-use contrastive_core::optim::Gradients;
-use contrastive_core::train::{Chunks, Method, Progress, StepOutput, grad_cache};
+use contrastive_core::train::{Method, Progress, StepOutput, contrast_views};
 use contrastive_core::{Error, Result};
 
 use crate::config::SimClrConfig;
@@ -19,8 +17,6 @@ pub struct SimClr {
     config: SimClrConfig,
     params: ParamStore,
     model: SimClrModel,
-    /// Of a step in chunks, until the loop asks for them.
-    cached: Option<Gradients>,
 }
 
 impl SimClr {
@@ -32,7 +28,7 @@ impl SimClr {
         config.check("method")?;
         let params = ParamStore::new(seed, device);
         let model = SimClrModel::new(&params.builder(), &config)?;
-        Ok(Self { config, params, model, cached: None })
+        Ok(Self { config, params, model })
     }
 
     /// Backbone and head on both views in one batch: batch norm sees 2N images (algorithm 1). `[N, C, H, W]` each to
@@ -43,59 +39,10 @@ impl SimClr {
         Ok((h, z))
     }
 
-    fn step_at_once(&self, x1: &Tensor, x2: &Tensor, comm: &Comm) -> Result<StepOutput> {
-        let n = x1.dim(0)?;
-        let (h, z) = self.encode(x1, x2, &Mode::train(comm))?;
-        let (z1, z2) = (z.narrow(0, 0, n)?, z.narrow(0, n, n)?);
-        let out = simclr_loss(&z1, &z2, self.config.temperature, self.config.loss, comm)?;
-        output(out, [&z1, &z2], &h.narrow(0, 0, n)?)
-    }
-
-    /// The same loss and gradient with the graph of one chunk at a time; [`Method::gradients`] hands it over.
-    fn step_in_chunks(
-        &mut self,
-        x1: &Tensor,
-        x2: &Tensor,
-        chunks: Chunks,
-        comm: &Comm,
-    ) -> Result<StepOutput> {
-        let mut features = Vec::new();
-        let (_, (out, z1, z2), gradients) = grad_cache(
-            &self.params,
-            &Mode::train(comm),
-            chunks.count(),
-            |c, mode| {
-                let (h, z) = self.encode(&chunks.part(x1, c)?, &chunks.part(x2, c)?, mode)?;
-                if !mode.grad {
-                    features.push(h.narrow(0, 0, chunks.rows())?.detach());
-                }
-                Ok(z)
-            },
-            |z| {
-                let (z1, z2) = (chunks.view(z, 0, 2)?, chunks.view(z, 1, 2)?);
-                let out = simclr_loss(&z1, &z2, self.config.temperature, self.config.loss, comm)?;
-                Ok((out.loss.clone(), (out, z1, z2)))
-            },
-        )?;
-        self.cached = Some(gradients);
-        output(out, [&z1, &z2], &Tensor::cat(&features, 0)?)
-    }
-
     /// The networks.
     pub fn model(&self) -> &SimClrModel {
         &self.model
     }
-}
-
-fn output(out: ContrastiveLoss, z: [&Tensor; 2], features: &Tensor) -> Result<StepOutput> {
-    let accuracy = f64::from(out.accuracy.to_scalar::<f32>()?);
-    Ok(StepOutput {
-        loss: out.loss,
-        terms: vec![("contrastive_accuracy".into(), accuracy)],
-        embeddings: z.map(Tensor::detach).to_vec(),
-        assignments: None,
-        features: Some(features.detach()),
-    })
 }
 
 impl Method for SimClr {
@@ -115,17 +62,15 @@ impl Method for SimClr {
         let [x1, x2] = batch.views.as_slice() else {
             return Err(Error::shape("simclr", "2 views", &[batch.views.len()]));
         };
-        match Chunks::of(self.config.chunk, x1.dim(0)?)? {
-            Some(chunks) => self.step_in_chunks(x1, x2, chunks, comm),
-            None => self.step_at_once(x1, x2, comm),
-        }
-    }
-
-    fn gradients(&mut self, loss: &Tensor) -> Result<Gradients> {
-        match self.cached.take() {
-            Some(gradients) => Ok(gradients),
-            None => Gradients::of(&self.params, loss),
-        }
+        let encode = |x1: &Tensor, x2: &Tensor, mode: &Mode| self.encode(x1, x2, mode);
+        contrast_views(self.config.chunk, &self.params, [x1, x2], comm, encode, |z1, z2| {
+            let out = simclr_loss(z1, z2, self.config.temperature, self.config.loss, comm)?;
+            let accuracy = f64::from(out.accuracy.to_scalar::<f32>()?);
+            Ok(StepOutput {
+                terms: vec![("contrastive_accuracy".into(), accuracy)],
+                ..StepOutput::new(out.loss, vec![z1.detach(), z2.detach()])
+            })
+        })
     }
 
     fn features(&self, x: &Tensor) -> Result<Tensor> {

@@ -5,7 +5,6 @@ use contrastive_core::data::Batch;
 use contrastive_core::dist::Comm;
 use contrastive_core::experiment::MethodConfig;
 use contrastive_core::nn::{Mode, Module, ParamStore};
-use contrastive_core::optim::Gradients;
 use contrastive_core::train::{Chunks, Method, Progress, StepOutput};
 use contrastive_core::{Error, Result};
 
@@ -18,8 +17,6 @@ pub struct SimSiam {
     config: SimSiamConfig,
     params: ParamStore,
     model: SimSiamModel,
-    /// Of a step in chunks, until the loop asks for them.
-    cached: Option<Gradients>,
 }
 
 impl SimSiam {
@@ -31,7 +28,7 @@ impl SimSiam {
         config.check("method")?;
         let params = ParamStore::new(seed, device);
         let model = SimSiamModel::new(&params.builder(), &config)?;
-        Ok(Self { config, params, model, cached: None })
+        Ok(Self { config, params, model })
     }
 
     /// The networks.
@@ -50,11 +47,8 @@ impl SimSiam {
         let fixed = [z1.detach(), z2.detach()];
         let [t1, t2] = if self.config.stop_gradient { fixed.clone() } else { [z1, z2] };
         Ok(StepOutput {
-            loss: simsiam_loss([&p1, &p2], [&t1, &t2])?,
-            terms: Vec::new(),
-            embeddings: fixed.into(),
-            assignments: None,
             features: Some(h1.detach()),
+            ..StepOutput::new(simsiam_loss([&p1, &p2], [&t1, &t2])?, fixed.into())
         })
     }
 }
@@ -73,19 +67,10 @@ impl Method for SimSiam {
     }
 
     fn step(&mut self, batch: &Batch, comm: &Comm, _progress: &Progress) -> Result<StepOutput> {
-        let Some(chunks) = Chunks::of(self.config.chunk, batch.len())? else {
-            return self.step_at_once(batch, comm);
-        };
-        let (output, gradients) =
-            chunks.accumulate(&self.params, batch, |part| self.step_at_once(part, comm))?;
-        self.cached = Some(gradients);
-        Ok(output)
-    }
-
-    fn gradients(&mut self, loss: &Tensor) -> Result<Gradients> {
-        match self.cached.take() {
-            Some(gradients) => Ok(gradients),
-            None => Gradients::of(&self.params, loss),
+        let step = |batch: &Batch| self.step_at_once(batch, comm);
+        match Chunks::of(self.config.chunk, batch.len())? {
+            Some(chunks) => chunks.accumulate(&self.params, batch, step),
+            None => step(batch),
         }
     }
 

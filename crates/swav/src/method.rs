@@ -113,11 +113,9 @@ impl Method for Swav {
         let first = scores.narrow(0, 0, n)?;
         let terms = vec![("prototypes_used".to_string(), used(&first)?)];
         Ok(StepOutput {
-            loss,
             terms,
-            embeddings,
-            assignments: None,
             features: Some(h.narrow(0, 0, n)?.detach()),
+            ..StepOutput::new(loss, embeddings)
         })
     }
 

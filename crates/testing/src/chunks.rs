@@ -28,8 +28,8 @@ pub fn assert_same_gradients(what: &str, own: &Gradients, expected: &Gradients) 
 /// A first step with fresh parameters.
 fn step<M: MethodConfig>(config: &M, batch: &Batch) -> Result<(StepOutput, Gradients)> {
     let mut method = config.build(1, &Device::Cpu)?;
-    let out = method.step(batch, &single(), &progress(0))?;
-    let gradients = method.gradients(&out.loss)?;
+    let mut out = method.step(batch, &single(), &progress(0))?;
+    let gradients = out.take_gradients(method.params())?;
     Ok((out, gradients))
 }
 

@@ -40,8 +40,8 @@ fn steps<M: MethodConfig>(run: &RunConfig<M>, batches: &[Batch], comm: &Comm) ->
     for (i, batch) in batches.iter().enumerate() {
         let progress = progress(i as u64);
         method.before_step(&progress)?;
-        let out = method.step(batch, comm, &progress)?;
-        let mut gradients = method.gradients(&out.loss)?.average(comm)?;
+        let mut out = method.step(batch, comm, &progress)?;
+        let mut gradients = out.take_gradients(method.params())?.average(comm)?;
         if i == 0 {
             first =
                 gradients.iter().map(|(name, g)| Ok((name.to_string(), g.copy()?))).collect::<Result<_>>()?;

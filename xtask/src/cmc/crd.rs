@@ -11,6 +11,7 @@ use contrastive_core::eval::Outcome;
 use contrastive_core::experiment::{RunConfig, features, loader, train};
 use contrastive_core::train::Method;
 
+use super::epochs;
 use crate::cpc::{About, Measured, Session};
 
 /// The name of the protocol in tables: the class with the highest logit.
@@ -50,7 +51,7 @@ fn one(
     teacher: Option<Arc<Classifier>>,
     seed: u64,
 ) -> Result<Arc<Classifier>> {
-    let run: RunConfig<CrdConfig> = session.configured(base, base.train.epochs, seed)?;
+    let run: RunConfig<CrdConfig> = session.configured(base, epochs(session, base.train.epochs), seed)?;
     let source = embedded::sign_digits(Split::Train)?;
     let labels = source.labels().context("labels")?.to_vec();
     let dir = format!("cmc-crd-{}", name.replace([',', ' ', '+'], "-"));

@@ -13,6 +13,7 @@ use contrastive_core::eval::{Protocol, metric};
 use contrastive_core::experiment::features;
 use contrastive_core::train::Method;
 
+use super::epochs;
 use super::views::lab;
 use crate::cpc::{About, Measured, Session};
 
@@ -56,7 +57,7 @@ fn one(session: &Session, train: &Arc<Scenes>, test: &Scenes, distance: usize, s
     base.method.views = views(3);
     base.method.task = Task::Contrast { temperature: 0.1, graph: Graph::Core, between: Between::Windows };
     base.window = SIDES[1];
-    let run = DistanceRun { run: session.configured(&base, EPOCHS, seed)?, distance };
+    let run = DistanceRun { run: session.configured(&base, epochs(session, EPOCHS), seed)?, distance };
     let name = format!("distance {distance}");
     let (method, seconds) = session
         .train(&format!("cmc-distance-{distance}"), seed, |options| run.fit(train.clone(), options))?;

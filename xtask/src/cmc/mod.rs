@@ -73,16 +73,17 @@ pub fn run(session: &Session, parts: &[Part], device: &Device) -> Result<()> {
     if !device.is_cpu() {
         bail!("{}: it is measured on the CPU only; leave --device out", parts[0].name());
     }
-    let mut lab = views::Lab::new(session)?;
+    // Rendered or read once, and only where it is needed.
+    let mut made = None;
     for part in parts {
-        println!("== {}, tier smoke", part.name());
+        println!("== {}, tier {}", part.name(), session.tier());
         match (part, &session.data) {
             (Part::Video, None) => println!("left out: it needs videos, --data DIR"),
             (Part::Video, Some(data)) => video::kinds(session, data)?,
+            (Part::Views, _) => lab(&mut made, session)?.by_number()?,
+            (Part::Graph, _) => lab(&mut made, session)?.by_graph()?,
+            (Part::Predictive, _) => lab(&mut made, session)?.against_prediction()?,
             (_, Some(_)) => println!("left out: it has data of its own, call it without --data"),
-            (Part::Views, None) => lab.by_number()?,
-            (Part::Graph, None) => lab.by_graph()?,
-            (Part::Predictive, None) => lab.against_prediction()?,
             (Part::Negatives, None) => negatives::by_number(session)?,
             (Part::Distance, None) => distance::by_distance(session)?,
             (Part::Crd, None) => crd::pairs(session)?,
@@ -92,6 +93,20 @@ pub fn run(session: &Session, parts: &[Part], device: &Device) -> Result<()> {
     print!("{}", pages::tables(&results::read(&path)?));
     println!("{}", path.display());
     Ok(())
+}
+
+/// Epochs of a run that has `all` in tier `small`. A quarter shows in minutes that everything runs and roughly what comes
+/// of it.
+fn epochs(session: &Session, all: u64) -> u64 {
+    if session.small { all } else { (all / 4).max(1) }
+}
+
+/// The scenes of a session, made when they are first asked for.
+fn lab<'l, 's>(made: &'l mut Option<views::Lab<'s>>, session: &'s Session) -> Result<&'l mut views::Lab<'s>> {
+    match made {
+        Some(lab) => Ok(lab),
+        none => Ok(none.insert(views::Lab::new(session)?)),
+    }
 }
 
 #[cfg(test)]

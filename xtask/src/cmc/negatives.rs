@@ -7,6 +7,7 @@ use contrastive_core::data::{Source, Split, embedded};
 use contrastive_core::eval::{Protocol, metric};
 use contrastive_core::experiment::{RunConfig, features, fit};
 
+use super::epochs;
 use crate::cpc::{About, Measured, Session};
 
 /// Rows of a bank beside a sample's own.
@@ -28,7 +29,8 @@ fn one(session: &Session, name: &str, form: Form, seed: u64) -> Result<()> {
     let mut base = recipe::preset("smoke")?;
     base.method.contrast.form = form;
     // A quarter of the preset's epochs: seven runs in the time of two.
-    let run: RunConfig<CmcConfig> = session.configured(&base, base.train.epochs / 4, seed)?;
+    let run: RunConfig<CmcConfig> =
+        session.configured(&base, epochs(session, base.train.epochs / 4), seed)?;
     let (train, test) = (embedded::sign_digits(Split::Train)?, embedded::sign_digits(Split::Test)?);
     let dir = format!("cmc-{}", name.replace([',', ' '], "-"));
     let source = train.clone();

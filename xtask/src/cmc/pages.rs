@@ -42,7 +42,7 @@ pub fn tables(rows: &[Row]) -> String {
         for dataset in datasets(&own) {
             let own: Vec<Row> = own.iter().filter(|row| row.dataset == dataset).cloned().collect();
             let gap = if text.is_empty() { "" } else { "\n" };
-            text += &format!("{gap}{title}:\n\n{}", results::markdown(&own, &[], &methods));
+            text += &format!("{gap}{title}; {dataset}:\n\n{}", results::markdown(&own, &[], &methods));
         }
     }
     if text.is_empty() { "Not run yet.\n".into() } else { text }
@@ -68,10 +68,10 @@ fn datasets(rows: &[Row]) -> Vec<String> {
 pub fn document(root: &Path) -> Result<()> {
     let page = root.join("docs/methods/cmc.md");
     let folder = |tier: &str| root.join("results").join(tier);
-    results::splice(&page, "cmc-parts-smoke", &tables(&results::read(&folder("smoke").join(RESULTS))?))?;
     let mut measured = Vec::new();
     for tier in ["smoke", "small"] {
         let mut rows = results::read(&folder(tier).join(RESULTS))?;
+        results::splice(&page, &format!("cmc-parts-{tier}"), &tables(&rows))?;
         let images = results::read(&folder(tier).join("results.json"))?;
         rows.extend(images.into_iter().filter(|row| row.method == super::GROUP));
         measured.push((tier, rows));

@@ -12,6 +12,7 @@ use contrastive_cmc::flow::video::{Moments, VideoRun};
 use contrastive_core::data::Source;
 use contrastive_core::eval::{Protocol, metric};
 
+use super::epochs;
 use crate::cpc::{About, Measured, Session};
 
 /// Both kinds on `DATA/train/CLASS/CLIP/FRAME.jpg` and `DATA/test/…`.
@@ -19,7 +20,7 @@ pub fn kinds(session: &Session, data: &Path) -> Result<()> {
     for seed in session.seeds(&[0]) {
         for (name, letter) in [("small-motion", "D"), ("small-frames", "V")] {
             let base = preset(name)?;
-            let run: VideoRun = session.configured(&base, base.train.epochs, seed)?;
+            let run: VideoRun = session.configured(&base, epochs(session, base.train.epochs), seed)?;
             let keep = session.out.join("moments");
             let open = |part| Moments::open(&data.join(part), run.moments, Some(&keep));
             let (train, test) = (Arc::new(open("train")?), open("test")?);

@@ -1,7 +1,9 @@
-//! Experiments on furnished rooms: the number of views, graphs, and prediction against contrast (section 4.4 of the
-//! paper). Encoders are trained on rooms without labels, frozen, and asked for the label of every pixel.
+//! Experiments on furnished rooms, or on pictures with depth at hand: the number of views, graphs, and prediction against
+//! contrast (section 4.4 of the paper). Encoders are trained without labels, frozen, and asked for the label of every
+//! pixel.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -9,13 +11,14 @@ use candle_core::Device;
 use contrastive_cmc::Graph;
 use contrastive_cmc::loss::Distance;
 use contrastive_cmc::views::segment::{self, Subject};
-use contrastive_cmc::views::{Scenes, Task, View, ViewsCmc, ViewsRun, recipe, rooms, run};
+use contrastive_cmc::views::{Scenes, Task, View, ViewsCmc, ViewsRun, folder, recipe, rooms, run};
 use contrastive_core::augment::{ColorSpace, EvalTransform, Interpolation};
 use contrastive_core::data::{Source, Split, embedded};
 use contrastive_core::eval::{Protocol, metric};
 use contrastive_core::experiment::features;
 use contrastive_core::train::Method;
 
+use super::epochs;
 use crate::cpc::{About, Measured, Session};
 
 /// Rooms that encoders see, those of them whose labels the classifiers see, and rooms that are tested.
@@ -32,9 +35,11 @@ struct Trained {
     seconds: f64,
 }
 
-/// The rooms, and what has been trained on them in this call.
+/// The scenes, and what has been trained on them in this call.
 pub struct Lab<'a> {
     session: &'a Session,
+    /// The views of the scenes, the core view first.
+    views: Vec<View>,
     scenes: Arc<Scenes>,
     labelled: Scenes,
     test: Scenes,
@@ -43,19 +48,27 @@ pub struct Lab<'a> {
 }
 
 impl<'a> Lab<'a> {
-    /// Renders the rooms.
+    /// Renders the rooms, or reads the pictures of a session that has data.
     pub fn new(session: &'a Session) -> Result<Self> {
-        let [all, labelled, test] = ROOMS;
-        let scenes = rooms::rooms(Split::Train, all, SIDE)?;
-        let (labelled, test) = (scenes.first(labelled)?, rooms::rooms(Split::Test, test, SIDE)?);
+        let (scenes, labelled, test) = match &session.data {
+            Some(root) => pictures(root)?,
+            None => {
+                let [all, labelled, test] = ROOMS;
+                let scenes = rooms::rooms(Split::Train, all, SIDE)?;
+                let labelled = scenes.first(labelled)?;
+                (scenes, labelled, rooms::rooms(Split::Test, test, SIDE)?)
+            }
+        };
         let short = |scenes: &Scenes| scenes.fingerprint().chars().take(16).collect::<String>();
         let data_hash = format!("{}+{}", short(&scenes), short(&test));
-        Ok(Self { session, scenes: Arc::new(scenes), labelled, test, data_hash, trained: HashMap::new() })
+        let views = recipe::views().into_iter().filter(|view| scenes.views().contains(view)).collect();
+        let scenes = Arc::new(scenes);
+        Ok(Self { session, views, scenes, labelled, test, data_hash, trained: HashMap::new() })
     }
 
     /// Segmentation from L by how many views L was contrasted with.
     pub fn by_number(&mut self) -> Result<()> {
-        let all = recipe::views();
+        let all = self.views.clone();
         for seed in self.session.seeds(&SEEDS) {
             self.untrained("views-0 random", &all[..1], seed, &["L"])?;
             for count in 1..=all.len() {
@@ -63,15 +76,15 @@ impl<'a> Lab<'a> {
                 let task = contrast(Graph::Core)?;
                 self.measure(&name, &all[..count], task, seed, &["L"])?;
             }
-            self.supervised("views-5 supervised", &all[0], seed)?;
+            self.supervised(&format!("views-{} supervised", all.len() + 1), &all[0], seed)?;
         }
         Ok(())
     }
 
-    /// Segmentation from each of four views, trained in one graph or the other.
+    /// Segmentation from each view, trained with all in one graph or the other.
     pub fn by_graph(&mut self) -> Result<()> {
-        let all = recipe::views();
-        let each = ["L", "ab", "depth", "normal"];
+        let all = self.views.clone();
+        let each: Vec<&str> = all.iter().map(|view| view.name.as_str()).collect();
         for seed in self.session.seeds(&SEEDS) {
             self.untrained("graph random", &all, seed, &each)?;
             for (name, graph) in [("graph core", Graph::Core), ("graph full", Graph::Full)] {
@@ -86,7 +99,7 @@ impl<'a> Lab<'a> {
 
     /// The encoder of L, trained to predict another view or to be contrasted with it.
     pub fn against_prediction(&mut self) -> Result<()> {
-        let all = recipe::views();
+        let all = self.views.clone();
         for seed in self.session.seeds(&SEEDS) {
             self.untrained("target none, random", &all[..1], seed, &["L"])?;
             for view in &all[1..] {
@@ -114,7 +127,10 @@ impl<'a> Lab<'a> {
     fn configured(&self, views: &[View], task: Task, seed: u64) -> Result<ViewsRun> {
         let mut base = recipe::preset("rooms-smoke")?;
         (base.method.views, base.method.task) = (views.to_vec(), task);
-        self.session.configured(&base, base.train.epochs, seed)
+        // As many steps as on the rooms, whatever there is.
+        base.train.batch_size = base.train.batch_size.min(self.scenes.len());
+        base.train.epochs = base.train.epochs * ROOMS[0] as u64 / self.scenes.len().max(1) as u64;
+        self.session.configured(&base, epochs(self.session, base.train.epochs), seed)
     }
 
     /// Trains once in a call; what another experiment has trained is taken from there.
@@ -148,8 +164,8 @@ impl<'a> Lab<'a> {
     fn supervised(&mut self, name: &str, view: &View, seed: u64) -> Result<()> {
         let task = Task::Label { classes: self.test.pixel_classes() };
         let mut run = self.configured(std::slice::from_ref(view), task, seed)?;
-        // As many steps as on all rooms.
-        run.train.epochs *= (ROOMS[0] / ROOMS[1]) as u64;
+        // As many steps as without labels.
+        run.train.epochs *= (self.scenes.len() / self.labelled.len()) as u64;
         let scenes = Arc::new(self.labelled.clone());
         let dir = format!("cmc-views-{}", run.hash()?);
         let (method, seconds) =
@@ -189,7 +205,7 @@ impl<'a> Lab<'a> {
             let own = if shown.len() > 1 { format!("{name}, {view}") } else { name.to_string() };
             self.session.record(&self.about(&own, run, *seconds)?, &numbers(segment::PROTOCOL, &metrics))?;
         }
-        if shown == ["L"] {
+        if shown == ["L"] && self.session.data.is_none() {
             let (train, test) = (embedded::sign_digits(Split::Train)?, embedded::sign_digits(Split::Test)?);
             let of = |source: contrastive_core::data::InMemory| -> Result<_> {
                 let encode = |x: &candle_core::Tensor| method.features(&x.narrow(1, 0, 1)?.contiguous()?);
@@ -207,6 +223,21 @@ impl<'a> Lab<'a> {
         }
         Ok(())
     }
+}
+
+/// Those that encoders see, those that classifiers see, and those that are tested, of `DATA/train` and `DATA/test`, each a
+/// folder of aligned pictures.
+fn pictures(root: &Path) -> Result<(Scenes, Scenes, Scenes)> {
+    let read = |part: &str| folder::rgbd(&root.join(part), 256);
+    let (train, test) = (read("train")?, read("test")?);
+    let labels = [&train, &test].into_iter().flat_map(|part| part.scenes()).filter_map(|s| s.labels.as_ref());
+    let classes = labels.flatten().max().map_or(1, |label| usize::from(*label) + 1);
+    let name = root.file_name().unwrap_or_default().to_string_lossy();
+    let of = |scenes: &Scenes, part: &str| {
+        Scenes::new(&format!("{name}-{part}"), scenes.views().to_vec(), scenes.scenes().to_vec(), classes)
+    };
+    let (train, test) = (of(&train, "train")?, of(&test, "test")?);
+    Ok((train.clone(), train, test))
 }
 
 /// L as the rooms have it, for images.

@@ -134,7 +134,7 @@ impl Measured {
 }
 
 impl Session {
-    fn tier(&self) -> &'static str {
+    pub(crate) fn tier(&self) -> &'static str {
         if self.small { "small" } else { "smoke" }
     }
 

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use contrastive_core::data::Batches;
+use contrastive_core::dist::single;
 use contrastive_cpc::rl::run::{Updates, environments, fit};
 use contrastive_cpc::rl::scenes::SMALL_NAMES;
 use contrastive_cpc::rl::{RlRun, recipe};
@@ -45,7 +46,7 @@ pub fn figure6(session: &Session) -> Result<()> {
                     method: method.to_string(),
                     recipe: preset.to_string(),
                     dataset: (*task).to_string(),
-                    data_hash: Updates::new(&run, &environments(&run)?).identity().1,
+                    data_hash: Updates::new(&run, &environments(&run, &single())?).identity().1,
                     config_hash: run.hash()?,
                     seed,
                     seconds,

@@ -25,13 +25,13 @@ pub(super) fn check_ranks(arguments: &Arguments, on_images: &[&str]) -> Result<(
     Ok(())
 }
 
-/// The parts of CMC that are on scenes of several views: rendered ones, in tier `smoke`.
+/// The parts of CMC that have scenes, videos or teachers of their own.
 pub(super) fn on_scenes(arguments: &Arguments, parts: &[cmc::Part], stop: &Arc<AtomicBool>) -> Result<()> {
     if parts.is_empty() {
         return Ok(());
     }
-    if arguments.tier != Tier::Smoke {
-        println!("{} and its like: left out: they are in tier smoke", parts[0].name());
+    if arguments.tier == Tier::Paper {
+        println!("{} and its like: left out: they are in the tiers smoke and small", parts[0].name());
         return Ok(());
     }
     let session = cpc::Session { file: cmc::pages::RESULTS, ..session(arguments, stop.clone()) };

@@ -211,11 +211,9 @@ impl Method for Crd {
             }
         }
         Ok(StepOutput {
-            loss,
             terms: parts,
-            embeddings: vec![features.detach()],
-            assignments: None,
             features: Some(features.detach()),
+            ..StepOutput::new(loss, vec![features.detach()])
         })
     }
 

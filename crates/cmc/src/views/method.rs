@@ -148,11 +148,9 @@ impl Method for ViewsCmc {
             }
             let (loss, accuracy) = self.contrast(&embedded, (temperature, graph, between), comm, progress)?;
             return Ok(StepOutput {
-                loss,
                 terms: vec![("contrastive_accuracy".into(), accuracy)],
-                embeddings: embedded.iter().map(|view| view.global.detach()).collect(),
-                assignments: None,
                 features: Some(pooled.remove(0)),
+                ..StepOutput::new(loss, embedded.iter().map(|view| view.global.detach()).collect())
             });
         }
         let Some(decoder) = &self.decoder else {
@@ -161,13 +159,7 @@ impl Method for ViewsCmc {
         let maps = self.views[0].stages.maps(&batch.views[0], &mode)?;
         let loss = self.predict(&decoder.forward(&maps, &mode)?, &batch.views[1])?;
         let pooled = contrastive_core::kernels::global_avg_pool(&maps[3])?.detach();
-        Ok(StepOutput {
-            loss,
-            terms: Vec::new(),
-            embeddings: vec![pooled.clone()],
-            assignments: None,
-            features: Some(pooled),
-        })
+        Ok(StepOutput { features: Some(pooled.clone()), ..StepOutput::new(loss, vec![pooled]) })
     }
 
     /// The first view's pooled features, `[N, 8 width]`.

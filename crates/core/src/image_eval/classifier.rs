@@ -220,13 +220,7 @@ impl Method for Classifier {
         }
         let loss = loss.ok_or_else(|| Error::config("method.rates", "at least one is needed"))?;
         let last = scores.last().map_or(Ok(0.0), |scores| accuracy(scores, labels))?;
-        Ok(StepOutput {
-            loss,
-            terms: vec![("top1".into(), last)],
-            embeddings: Vec::new(),
-            assignments: None,
-            features: None,
-        })
+        Ok(StepOutput { terms: vec![("top1".into(), last)], ..StepOutput::new(loss, Vec::new()) })
     }
 
     fn features(&self, x: &Tensor) -> Result<Tensor> {

@@ -2,9 +2,10 @@
 
 use candle_core::Tensor;
 
-use super::StepOutput;
+use super::{StepOutput, grad_cache};
 use crate::data::Batch;
-use crate::nn::ParamStore;
+use crate::dist::Comm;
+use crate::nn::{Mode, ParamStore};
 use crate::optim::Gradients;
 use crate::{Error, Result};
 
@@ -44,31 +45,14 @@ impl Chunks {
         }
     }
 
-    /// How many there are.
-    pub fn count(self) -> usize {
-        self.count
-    }
-
-    /// The samples of each.
-    pub fn rows(self) -> usize {
-        self.rows
-    }
-
     /// The rows of chunk `c` in `[N, ...]`.
-    ///
-    /// # Errors
-    /// Fewer rows than the batch has.
-    pub fn part(self, x: &Tensor, c: usize) -> Result<Tensor> {
+    fn part(self, x: &Tensor, c: usize) -> Result<Tensor> {
         Ok(x.narrow(0, c * self.rows, self.rows)?)
     }
 
-    /// View `v` of `views`, `[N, D]`, out of embeddings `[views · N, D]` that lie chunk by chunk and in each view below
-    /// view.
-    ///
-    /// # Errors
-    /// Another number of rows.
-    pub fn view(self, all: &Tensor, v: usize, views: usize) -> Result<Tensor> {
-        let all = all.reshape((self.count, views, self.rows, all.dim(1)?))?;
+    /// View `v` of two, `[N, D]`, out of embeddings `[2N, D]` that lie chunk by chunk and in each view below view.
+    fn view(self, all: &Tensor, v: usize) -> Result<Tensor> {
+        let all = all.reshape((self.count, 2, self.rows, all.dim(1)?))?;
         Ok(all.narrow(1, v, 1)?.contiguous()?.flatten_to(2)?)
     }
 
@@ -82,7 +66,7 @@ impl Chunks {
         params: &ParamStore,
         batch: &Batch,
         mut step: impl FnMut(&Batch) -> Result<StepOutput>,
-    ) -> Result<(StepOutput, Gradients)> {
+    ) -> Result<StepOutput> {
         let scale = 1.0 / self.count as f64;
         let mut gradients = Gradients::from_named(Vec::new());
         let mut outputs = Vec::with_capacity(self.count);
@@ -99,8 +83,52 @@ impl Chunks {
             output.loss = loss.detach();
             outputs.push(output);
         }
-        Ok((joined(outputs, scale)?, gradients))
+        Ok(StepOutput { gradients: Some(gradients), ..joined(outputs, scale)? })
     }
+}
+
+/// A step of a loss that sees the embeddings of the whole batch in two views `[N, ...]`: at once, or in chunks of `chunk`
+/// by [`grad_cache`], where one chunk's graph exists at a time and batch statistics are a chunk's.
+///
+/// `encode` takes both views of some samples, `[n, ...]` each, to features `[2n, width]` and embeddings `[2n, D]`, the
+/// first view's above the second's; `contrast` takes the embeddings of either view, `[N, D]`, to the step's output, to
+/// which the first view's features are added here, and the gradients where they are made in chunks.
+///
+/// # Errors
+/// A batch that does not divide into such chunks, and those of `encode` and `contrast`.
+pub fn contrast_views(
+    chunk: Option<usize>,
+    params: &ParamStore,
+    [x1, x2]: [&Tensor; 2],
+    comm: &Comm,
+    encode: impl Fn(&Tensor, &Tensor, &Mode) -> Result<(Tensor, Tensor)>,
+    contrast: impl FnOnce(&Tensor, &Tensor) -> Result<StepOutput>,
+) -> Result<StepOutput> {
+    let mode = Mode::train(comm);
+    let n = x1.dim(0)?;
+    let Some(chunks) = Chunks::of(chunk, n)? else {
+        let (h, z) = encode(x1, x2, &mode)?;
+        let output = contrast(&z.narrow(0, 0, n)?, &z.narrow(0, n, n)?)?;
+        return Ok(StepOutput { features: Some(h.narrow(0, 0, n)?.detach()), ..output });
+    };
+    let mut features = Vec::with_capacity(chunks.count);
+    let (loss, output, gradients) = grad_cache(
+        params,
+        &mode,
+        chunks.count,
+        |c, mode| {
+            let (h, z) = encode(&chunks.part(x1, c)?, &chunks.part(x2, c)?, mode)?;
+            if !mode.grad {
+                features.push(h.narrow(0, 0, chunks.rows)?.detach());
+            }
+            Ok(z)
+        },
+        |z| {
+            let output = contrast(&chunks.view(z, 0)?, &chunks.view(z, 1)?)?;
+            Ok((output.loss.clone(), output))
+        },
+    )?;
+    Ok(StepOutput { loss, gradients: Some(gradients), features: Some(Tensor::cat(&features, 0)?), ..output })
 }
 
 /// Losses, already scaled, are added, terms averaged, and the samples' tensors joined in order.
@@ -115,14 +143,14 @@ fn joined(outputs: Vec<StepOutput>, scale: f64) -> Result<StepOutput> {
     };
     let views = 0..first.embeddings.len();
     let term = |t: usize| outputs.iter().map(|o| o.terms[t].1).sum::<f64>() * scale;
+    let loss = rest.iter().try_fold(first.loss.clone(), |sum, o| sum + &o.loss)?;
+    let embeddings =
+        views.map(|v| join(outputs.iter().map(|o| &o.embeddings[v]).collect())).collect::<Result<_>>()?;
     Ok(StepOutput {
-        loss: rest.iter().try_fold(first.loss.clone(), |sum, o| sum + &o.loss)?,
         terms: first.terms.iter().enumerate().map(|(t, (name, _))| (name.clone(), term(t))).collect(),
-        embeddings: views
-            .map(|v| join(outputs.iter().map(|o| &o.embeddings[v]).collect()))
-            .collect::<Result<_>>()?,
         assignments: optional(|o| o.assignments.as_ref())?,
         features: optional(|o| o.features.as_ref())?,
+        ..StepOutput::new(loss, embeddings)
     })
 }
 
@@ -152,7 +180,7 @@ mod tests {
         let rows = [[0., 0.], [1., 0.], [0., 1.], [1., 1.], [2., 0.], [3., 0.], [2., 1.], [3., 1.]];
         let all = Tensor::new(&rows, &Device::Cpu)?;
         for v in 0..2 {
-            let view = chunks.view(&all, v, 2)?.to_vec2::<f64>()?;
+            let view = chunks.view(&all, v)?.to_vec2::<f64>()?;
             assert_eq!(view, (0..4).map(|n| vec![f64::from(n), v as f64]).collect::<Vec<_>>());
         }
         Ok(())

@@ -40,6 +40,8 @@ impl Branch {
 pub struct StepOutput {
     /// The scalar to differentiate.
     pub loss: Tensor,
+    /// Its gradients, where the step has made them itself, chunk by chunk ([`crate::train::Chunks`]).
+    pub gradients: Option<Gradients>,
     /// Further named scalars for the log (accuracy of the pretext task, parts of the loss).
     pub terms: Vec<(String, f64)>,
     /// Embeddings of the batch, one tensor `[N, D]` per view, cut from the graph: what the collapse instruments look
@@ -50,6 +52,24 @@ pub struct StepOutput {
     pub assignments: Option<Tensor>,
     /// Backbone features `[N, width]` of the first view, cut from the graph, for the online probe.
     pub features: Option<Tensor>,
+}
+
+impl StepOutput {
+    /// A loss, and embeddings `[N, D]` of each view, cut from the graph; nothing of the rest.
+    pub fn new(loss: Tensor, embeddings: Vec<Tensor>) -> Self {
+        Self { loss, gradients: None, terms: Vec::new(), embeddings, assignments: None, features: None }
+    }
+
+    /// The gradients of `params`: those that the step brought, or the backward pass of its loss.
+    ///
+    /// # Errors
+    /// An operation without a backward pass, a rank that is gone.
+    pub fn take_gradients(&mut self, params: &ParamStore) -> Result<Gradients> {
+        match self.gradients.take() {
+            Some(gradients) => Ok(gradients),
+            None => Gradients::of(params, &self.loss),
+        }
+    }
 }
 
 /// A self-supervised method. Object-safe; the loop holds a `&mut dyn Method`.
@@ -77,15 +97,6 @@ pub trait Method: Send {
     /// Whatever the method's state refuses.
     fn before_step(&mut self, _progress: &Progress) -> Result<()> {
         Ok(())
-    }
-
-    /// The gradients of the loss that [`Method::step`] gave: its backward pass. A method that has made them in its step,
-    /// chunk by chunk ([`crate::train::grad_cache`]), hands them over here.
-    ///
-    /// # Errors
-    /// An operation without a backward pass, a rank that is gone.
-    fn gradients(&mut self, loss: &Tensor) -> Result<Gradients> {
-        Gradients::of(self.params(), loss)
     }
 
     /// The forward pass and the loss on one batch of views. Never touches the optimiser.

@@ -62,11 +62,9 @@ impl Method for ToyMethod {
         }
         let value = f64::from(alignment.to_scalar::<f32>()?);
         Ok(StepOutput {
-            loss: (alignment + decorrelation)?,
             terms: vec![("alignment".to_string(), value)],
-            embeddings: vec![a.detach(), b.detach()],
-            assignments: None,
             features: Some(a.detach()),
+            ..StepOutput::new((alignment + decorrelation)?, vec![a.detach(), b.detach()])
         })
     }
 

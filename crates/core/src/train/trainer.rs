@@ -284,13 +284,13 @@ impl<'a> Trainer<'a> {
             return Err(Error::config("learning rate", reason));
         }
         self.method.before_step(progress)?;
-        let StepOutput { loss, terms, embeddings, assignments, features } =
-            self.method.step(&batch, self.ranks.comm(), progress)?;
-        let value = self.ranks.mean(&loss)?;
+        let mut output = self.method.step(&batch, self.ranks.comm(), progress)?;
+        let value = self.ranks.mean(&output.loss)?;
         if !value.is_finite() {
             return Err(Error::NonFinite { what: "loss".to_string(), step: progress.step });
         }
-        let gradients = self.method.gradients(&loss)?;
+        let gradients = output.take_gradients(self.method.params())?;
+        let StepOutput { loss, terms, embeddings, assignments, features, .. } = output;
         // The graph and with it all activations.
         drop(loss);
         self.check_reach(run, progress.step, &gradients)?;

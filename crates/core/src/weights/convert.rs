@@ -25,6 +25,8 @@ pub struct Request<'a> {
     pub heads: Option<usize>,
     /// The layouts that are known.
     pub layouts: &'a [&'a Published],
+    /// Methods whose checkpoints are read otherwise: an error that lists what is known names them too.
+    pub others: &'a [&'a str],
 }
 
 /// What was converted.
@@ -134,6 +136,8 @@ fn layout<'a>(checkpoint: &Checkpoint, request: Request<'a>) -> Result<&'a Publi
         request.layouts.iter().copied().filter(|layout| layout.method == request.method).collect();
     if own.is_empty() {
         let mut names: Vec<&str> = request.layouts.iter().map(|layout| layout.method).collect();
+        names.extend(request.others);
+        names.sort_unstable();
         names.dedup();
         let reason = format!("no checkpoints of `{}` are known; known: {}", request.method, names.join(", "));
         return Err(Error::config("method", reason));

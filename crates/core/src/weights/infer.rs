@@ -133,7 +133,8 @@ fn resnet(shapes: &Shapes, hints: Hints) -> Result<ResNetConfig, String> {
         return Err(format!("a ResNet with {blocks:?} blocks, which is none of the known depths"));
     };
     let [base, ..] = dims::<4>(shapes, "layer1.0.conv1.weight")?;
-    let project = !bottleneck && shapes.contains_key("layer1.0.downsample.0.weight");
+    // Of another width than the stem's, the first block needs its projection anyway.
+    let project = !bottleneck && width == base && shapes.contains_key("layer1.0.downsample.0.weight");
     let multiplier = if base > 64 && base.is_multiple_of(64) { base / 64 } else { 1 };
     let config = ResNetConfig {
         base_width: base / multiplier,
@@ -238,6 +239,9 @@ mod tests {
             let shapes = expected(&config).unwrap();
             assert_eq!(backbone(&shapes, Hints::default()), Ok(config));
         }
+        // Its first block has a projection because of the stem.
+        let narrow = ResNetConfig { base_width: 32, stem_width: Some(64), ..wide(18, 1) };
+        assert_eq!(backbone(&expected(&narrow.into()).unwrap(), Hints::default()), Ok(narrow.into()));
         // 53 convolutions and 53 batch norms.
         let selective =
             |depth, multiplier| ResNetConfig { selective_kernels: Some(0.0625), ..wide(depth, multiplier) };

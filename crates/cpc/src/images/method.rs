@@ -109,11 +109,9 @@ impl Method for ImagesCpc {
             terms.push((format!("step{}/above", i + 1), step.above));
         }
         Ok(StepOutput {
-            loss: contrast.loss,
             terms,
-            embeddings: vec![features.clone()],
-            assignments: None,
-            features: Some(features),
+            features: Some(features.clone()),
+            ..StepOutput::new(contrast.loss, vec![features])
         })
     }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use candle_core::{DType, Device, Tensor};
+use contrastive_core::dist::Comm;
 use contrastive_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -83,6 +84,22 @@ pub(super) fn save(episodes: &[Episode]) -> Result<Vec<(String, Tensor)>> {
         Tensor::from_vec(totals, episodes.len(), &Device::Cpu)?,
     ];
     Ok(COLUMNS.iter().map(|name| (*name).to_string()).zip(columns).collect())
+}
+
+/// The episodes of all ranks in the order in which they ended, environment by environment; of a rank there are at most
+/// `most`.
+pub(super) fn gathered(own: &[Episode], most: usize, comm: &Comm) -> Result<Vec<Episode>> {
+    if comm.size() == 1 {
+        return Ok(own.to_vec());
+    }
+    // No episode ends before the first frame: rows of zeros are none.
+    let rows = own.iter().flat_map(|e| [e.frames as f64, e.steps as f64, e.total]);
+    let rows: Vec<f64> = rows.chain(std::iter::repeat(0.0)).take(3 * most).collect();
+    let all = comm.all_gather(&Tensor::from_vec(rows, (most, 3), &Device::Cpu)?)?.to_vec2::<f64>()?;
+    let episode = |row: Vec<f64>| Episode { frames: row[0] as u64, steps: row[1] as u64, total: row[2] };
+    let mut all: Vec<Episode> = all.into_iter().map(episode).filter(|e| e.frames > 0).collect();
+    all.sort_by_key(|e| e.frames);
+    Ok(all)
 }
 
 /// Takes back what [`save`] gave.

@@ -1,11 +1,10 @@
 //! A batch of environments that are stepped together.
 
-use std::collections::HashMap;
-
-use candle_core::{DType, Device, Tensor};
 use contrastive_core::{Error, Result};
 use contrastive_scenes::{Environment, Shape};
 use rayon::prelude::*;
+
+use super::places::Places;
 
 /// What one action of one environment led to.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -240,66 +239,26 @@ impl VecEnvironment {
         done.into_iter().collect()
     }
 
-    /// Number of the episode and actions since its beginning for each environment; nothing before the beginning.
-    ///
-    /// # Errors
-    /// Candle's.
-    pub fn state(&self) -> Result<Vec<(String, Tensor)>> {
-        if !self.begun {
-            return Ok(Vec::new());
-        }
-        let count = |f: fn(&Lane) -> u64| -> Result<Tensor> {
-            let values: Vec<i64> = self.lanes.iter().map(|lane| f(lane) as i64).collect();
-            Ok(Tensor::from_vec(values, self.lanes.len(), &Device::Cpu)?)
-        };
-        // One more, because there is no tensor without elements.
-        let actions: Vec<u32> =
-            self.lanes.iter().flat_map(|lane| lane.history.iter().copied()).chain([0]).collect();
-        let (lengths, places) = (count(|lane| lane.history.len() as u64)?, actions.len());
-        Ok(vec![
-            ("environments/seed".to_string(), count(|lane| lane.seed)?),
-            ("environments/episode".to_string(), count(|lane| lane.episode)?),
-            ("environments/steps".to_string(), lengths),
-            ("environments/actions".to_string(), Tensor::from_vec(actions, places, &Device::Cpu)?),
-        ])
+    /// Where every environment is; nothing before the beginning.
+    pub fn places(&self) -> Option<Places> {
+        self.begun.then(|| Places {
+            seeds: self.seeds(),
+            episodes: self.lanes.iter().map(|lane| lane.episode).collect(),
+            actions: self.lanes.iter().map(|lane| lane.history.clone()).collect(),
+        })
     }
 
-    /// Takes back what [`VecEnvironment::state`] gave, by playing the saved actions again.
+    /// Goes to where these environments are among others, by playing their actions again.
     ///
     /// # Errors
-    /// A missing name, another number of environments or other seeds, an environment that does not repeat itself.
-    pub fn load_state(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
-        let get = |name: &str| -> Result<Vec<i64>> {
-            let name = format!("environments/{name}");
-            let tensor = state
-                .get(&name)
-                .ok_or_else(|| Error::data("environments", format!("the state lacks `{name}`")))?;
-            Ok(tensor.to_dtype(DType::I64)?.to_vec1::<i64>()?)
-        };
-        let (seeds, episodes, steps, actions) =
-            (get("seed")?, get("episode")?, get("steps")?, get("actions")?);
-        let own: Vec<i64> = self.lanes.iter().map(|lane| lane.seed as i64).collect();
-        if seeds != own || episodes.len() != own.len() || steps.len() != own.len() {
-            let reason = format!("the state is of environments with the seeds {seeds:?}, not {own:?}");
-            return Err(Error::data("environments", reason));
+    /// Other seeds, an action that there is none of, an environment that does not repeat itself.
+    pub fn put_back(&mut self, places: &Places) -> Result<()> {
+        let at = places.find(&self.seeds())?;
+        let known = self.actions;
+        if let Some(action) = places.actions.iter().flatten().find(|&&action| action as usize >= known) {
+            return Err(Error::data("environments", format!("the state has action {action} of {known}")));
         }
-        let known = self.actions as i64;
-        let played: i128 = steps.iter().map(|s| i128::from(*s)).sum();
-        if played + 1 != actions.len() as i128
-            || steps.iter().any(|s| *s < 0)
-            || actions.iter().any(|a| !(0..known).contains(a))
-            || episodes.iter().any(|e| *e < 0)
-        {
-            return Err(Error::data("environments", "the state's actions do not fit its episodes"));
-        }
-        let actions: Vec<u32> = actions.into_iter().map(|action| action as u32).collect();
-        let mut starts = vec![0];
-        for length in &steps {
-            starts.push(starts.last().copied().unwrap_or(0) + *length as usize);
-        }
-        self.each(|lane, pixels, i| {
-            lane.replay(episodes[i] as u64, &actions[starts[i]..starts[i + 1]], pixels)
-        })?;
+        self.each(|lane, pixels, i| lane.replay(places.episodes[at + i], &places.actions[at + i], pixels))?;
         self.begun = true;
         Ok(())
     }

@@ -16,6 +16,7 @@ use super::curve::{self, Curve, Episode};
 use super::environments::VecEnvironment;
 use super::loss::{Costs, Experience, actor_critic, returns, scalar};
 use super::model::{Agent, Outlook, pixels};
+use super::places::Places;
 use crate::objective::{Contrast, ObjectiveConfig, Sequences, contrast};
 
 const STATE: &str = "context";
@@ -24,31 +25,33 @@ const STATE: &str = "context";
 /// batch that the loop brings is not looked at.
 ///
 /// Its state: for each environment the episode's number and its actions so far, the LSTM's states, and the return of
-/// every finished episode. A step that ends in an error leaves the environments where they are; the loop saves nothing
-/// after it.
+/// every finished episode, all of these of all ranks. A step that ends in an error leaves the environments where they are;
+/// the loop saves nothing after it.
 pub struct ActorCritic {
     config: RlConfig,
     params: ParamStore,
     agent: Agent,
     actor: Actor,
     episodes: Vec<Episode>,
+    /// Where the environments of all ranks are and the LSTM's states over them, once they have begun.
+    all: Option<(Places, Tensor)>,
 }
 
 impl ActorCritic {
-    /// Fresh networks drawn from `seed` for these environments.
+    /// Fresh networks drawn from `seed` for these environments: all, or a rank's part of them.
     ///
     /// # Errors
-    /// Settings out of range, another number of environments than the settings say.
+    /// Settings out of range, another number of environments than the settings say or a part of it.
     pub fn new(config: RlConfig, environments: VecEnvironment, seed: u64, device: &Device) -> Result<Self> {
         config.check("method")?;
-        if environments.len() != config.environments {
+        if !config.environments.is_multiple_of(environments.len()) {
             let reason = format!("is {}, and there are {}", config.environments, environments.len());
             return Err(Error::config("method.environments", reason));
         }
         let params = ParamStore::new(seed, device);
         let agent = Agent::new(&params.builder(), &config, environments.shape(), environments.actions())?;
         let actor = Actor::new(environments, config.reward_clip);
-        Ok(Self { config, params, agent, actor, episodes: Vec::new() })
+        Ok(Self { config, params, agent, actor, episodes: Vec::new(), all: None })
     }
 
     /// The settings.
@@ -66,7 +69,7 @@ impl ActorCritic {
         &self.actor
     }
 
-    /// The episodes that have ended, in order.
+    /// The episodes that have ended on all ranks, in order.
     pub fn episodes(&self) -> &[Episode] {
         &self.episodes
     }
@@ -108,25 +111,43 @@ impl ActorCritic {
         let rollout = self.actor.rollout();
         let device = self.params.device();
         let frames = pixels(&rollout.frames, self.actor.environments().shape(), &device)?;
-        let extents = (self.config.environments, self.config.unroll, 1 + self.agent.actions());
+        let extents = (self.actor.environments().len(), self.config.unroll, 1 + self.agent.actions());
         let told = Tensor::from_slice(&rollout.previous, extents, &device)?;
         let carried = Carried { state: rollout.start.as_ref(), resets: Some(&rollout.first) };
         self.agent.forward(&frames, &told, carried, mode)
     }
 
+    /// What a rank's sum over its environments is multiplied by: the mean over ranks of the outcome is the sum or mean over
+    /// all environments.
     fn scale(&self) -> f64 {
+        let own = self.actor.environments().len() as f64;
         match self.config.reduction {
-            Reduction::Sum => 1.0,
-            Reduction::Mean => 1.0 / self.config.environments as f64,
+            Reduction::Sum => self.config.environments as f64 / own,
+            Reduction::Mean => 1.0 / own,
         }
     }
 
+    /// Brings together what the ranks have seen, from episode `ended` on.
+    fn gather(&mut self, ended: usize, comm: &Comm) -> Result<()> {
+        let (Some(places), Some(states)) = (self.actor.environments().places(), self.actor.state()) else {
+            return Ok(());
+        };
+        self.all = Some((places.gathered(comm)?, comm.all_gather(states)?));
+        let most = self.actor.environments().len() * self.config.unroll;
+        let own = self.episodes.split_off(ended);
+        self.episodes.extend(curve::gathered(&own, most, comm)?);
+        Ok(())
+    }
+
     /// The auxiliary task on the last unroll; nothing where it is off or no two steps lie in one episode.
-    fn contrast(&self, outlook: &Outlook, key: Key, mode: &Mode) -> Result<Option<Contrast>> {
+    fn contrast(&self, outlook: &Outlook, key: Key, mode: &Mode, comm: &Comm) -> Result<Option<Contrast>> {
         let Some(predictor) = &self.agent.predictor else { return Ok(None) };
         let episodes = episode_numbers(&self.actor.rollout().first, self.config.unroll);
         let objective = self.config.cpc.objective;
-        let steps = reach(&episodes, self.config.unroll, objective.steps);
+        let own = reach(&episodes, self.config.unroll, objective.steps);
+        // All ranks have gradients of the same maps.
+        let all = comm.all_gather(&Tensor::new(&[own as u32], &Device::Cpu)?)?.to_vec1::<u32>()?;
+        let steps = all.into_iter().min().unwrap_or(0) as usize;
         if steps == 0 {
             return Ok(None);
         }
@@ -172,14 +193,15 @@ impl Method for ActorCritic {
     }
 
     fn step(&mut self, _batch: &Batch, comm: &Comm, progress: &Progress) -> Result<StepOutput> {
-        if comm.size() > 1 {
-            return Err(Error::Rank {
-                rank: comm.rank(),
-                reason: "an actor-critic trains on one rank".into(),
-            });
+        let own = self.actor.environments().len();
+        if own * comm.size() != self.config.environments {
+            let reason =
+                format!("{own} of {} environments on {} ranks", self.config.environments, comm.size());
+            return Err(Error::Rank { rank: comm.rank(), reason });
         }
         let ended = self.episodes.len();
         self.collect(progress.seed, progress.step)?;
+        self.gather(ended, comm)?;
         let mode = Mode::train(comm);
         let outlook = self.outlook(&mode)?;
         let rollout = self.actor.rollout();
@@ -204,18 +226,19 @@ impl Method for ActorCritic {
         }
         let mut loss = scores.loss;
         let key = Key::new(progress.seed, Purpose::Negatives).epoch(progress.step);
-        if let Some(contrast) = self.contrast(&outlook, key, &mode)? {
+        if let Some(contrast) = self.contrast(&outlook, key, &mode, comm)? {
             let value = scalar(&contrast.loss)?;
             let steps = contrast.steps.len() as f64;
             let accuracy = contrast.steps.iter().map(|s| s.accuracy).sum::<f64>() / steps;
             terms.push(("cpc".to_string(), value));
             terms.push(("cpc/accuracy".to_string(), accuracy));
+            let rows = (own * unroll) as f64;
             // Only with all other encodings as negatives is this the bound on the information between c_t and z_{t+k}.
-            terms.push(("cpc/information".to_string(), (self.config.rows() as f64).ln() - value));
-            let weight = self.config.cpc.weight * self.config.rows() as f64 * self.scale();
+            terms.push(("cpc/information".to_string(), rows.ln() - value));
+            let weight = self.config.cpc.weight * rows * self.scale();
             loss = (loss + (contrast.loss * weight)?)?;
         }
-        Ok(StepOutput { loss, terms, embeddings: Vec::new(), assignments: None, features: None })
+        Ok(StepOutput { terms, ..StepOutput::new(loss, Vec::new()) })
     }
 
     /// z of frames `[N, 3, H, W]` from 0 to 1: `[N, Z]`.
@@ -224,36 +247,33 @@ impl Method for ActorCritic {
     }
 
     fn state(&self) -> Result<Vec<(String, Tensor)>> {
-        let mut state = self.actor.environments().state()?;
-        if let Some(states) = self.actor.state() {
-            state.push((STATE.to_string(), states.to_device(&Device::Cpu)?));
-        }
+        let Some((places, states)) = &self.all else { return Ok(Vec::new()) };
+        let mut state = places.tensors()?;
+        state.push((STATE.to_string(), states.to_device(&Device::Cpu)?));
         state.extend(curve::save(&self.episodes)?);
         Ok(state)
     }
 
     fn load_state(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
-        let states = match state.get(STATE) {
-            Some(states) => Some(states.to_device(&self.params.device())?),
-            None => None,
-        };
-        if let Some(states) = &states {
-            let expected = [self.config.environments, 2 * self.config.contexts];
-            if states.dims() != expected {
-                let mismatched = vec![format!("{STATE}: expected {expected:?}, got {:?}", states.dims())];
-                let (missing, unexpected) = (Vec::new(), Vec::new());
-                return Err(Error::Weights {
-                    path: "actor-critic state".into(),
-                    missing,
-                    unexpected,
-                    mismatched,
-                });
-            }
+        let Some(states) = state.get(STATE) else { return Ok(()) };
+        let expected = [self.config.environments, 2 * self.config.contexts];
+        if states.dims() != expected {
+            let mismatched = vec![format!("{STATE}: expected {expected:?}, got {:?}", states.dims())];
+            let (missing, unexpected) = (Vec::new(), Vec::new());
+            return Err(Error::Weights {
+                path: "actor-critic state".into(),
+                missing,
+                unexpected,
+                mismatched,
+            });
         }
-        let episodes = curve::load(state)?;
-        self.actor.environments_mut().load_state(state)?;
-        self.actor.set_state(states);
-        self.episodes = episodes;
+        let (places, episodes) = (Places::read(state)?, curve::load(state)?);
+        let environments = self.actor.environments_mut();
+        let (at, own) = (places.find(&environments.seeds())?, environments.len());
+        environments.put_back(&places)?;
+        let states = states.to_device(&self.params.device())?;
+        self.actor.set_state(Some(states.narrow(0, at, own)?));
+        (self.episodes, self.all) = (episodes, Some((places, states)));
         Ok(())
     }
 }

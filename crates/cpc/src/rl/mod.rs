@@ -8,6 +8,7 @@
 //! | --- | --- |
 //! | [`config`] | settings and their ranges |
 //! | [`environments`] | a batch of environments in step with each other, with rewards clipped and episodes counted |
+//! | [`places`] | where environments are: what a checkpoint keeps of them |
 //! | [`gym`] | any environment of Gymnasium, in a Python process |
 //! | [`model`] | convolutions, LSTM, policy, value, predictors |
 //! | [`actor`] | the policy acting: one unroll after another |
@@ -20,6 +21,10 @@
 //! steps of the environments, and the environments are state of the method. An episode is a function of its seed, its
 //! number and its actions, so a checkpoint holds for every environment the number of its episode and the actions since
 //! it began; resuming plays them again, and then goes on with the same bits.
+//!
+//! On several ranks each plays its part of the environments, and the mean of the ranks' gradients is the gradient of all. A
+//! checkpoint has the environments of all ranks. The auxiliary loss takes negatives from its own rank's unroll, as on
+//! speech, and looks no further ahead than every rank can.
 //!
 //! # Departures from the paper
 //! - The paper gives neither the weight of the auxiliary loss nor where negatives come from. Here the weight is a
@@ -39,6 +44,7 @@ pub mod gym;
 pub mod loss;
 pub mod method;
 pub mod model;
+pub mod places;
 pub mod recipe;
 pub mod run;
 
@@ -50,3 +56,4 @@ pub use environments::{Transition, VecEnvironment};
 pub use gym::GymEnvironment;
 pub use method::ActorCritic;
 pub use model::Agent;
+pub use places::Places;

@@ -1,6 +1,7 @@
 //! A whole run from one value.
 
 use contrastive_core::data::{Batch, Batches};
+use contrastive_core::dist::Comm;
 use contrastive_core::experiment::{RunOptions, RunParts, train_parts};
 use contrastive_core::optim::ParamGroups;
 use contrastive_core::train::Outcome;
@@ -12,11 +13,18 @@ use super::environments::VecEnvironment;
 use super::gym::{GymEnvironment, PREFIX};
 use super::method::ActorCritic;
 
-/// The environments that the settings name.
+/// A rank's part of the environments that the settings name.
 ///
 /// # Errors
-/// A name that there is none of; for Gymnasium, whatever Python says.
-pub fn environments(run: &RlRun) -> Result<VecEnvironment> {
+/// A name that there is none of; a number that does not divide evenly among the ranks; for Gymnasium, whatever Python
+/// says.
+pub fn environments(run: &RlRun, comm: &Comm) -> Result<VecEnvironment> {
+    let (all, ranks) = (run.method.environments, comm.size());
+    if !all.is_multiple_of(ranks) {
+        let reason = format!("{all} do not divide evenly among {ranks} ranks");
+        return Err(Error::config("method.environments", reason));
+    }
+    let own = all / ranks;
     let shape = run.environment.shape();
     let name = run.environment.name.as_str();
     let one = |_| -> contrastive_scenes::Result<Box<dyn Environment>> {
@@ -27,9 +35,9 @@ pub fn environments(run: &RlRun) -> Result<VecEnvironment> {
             }
         }
     };
-    let all: contrastive_scenes::Result<Vec<_>> = (0..run.method.environments).map(one).collect();
+    let all: contrastive_scenes::Result<Vec<_>> = (0..own).map(one).collect();
     let all = all.map_err(|error| Error::config("environment.name", error.to_string()))?;
-    VecEnvironment::new(all, run.environment.first_seed)
+    VecEnvironment::new(all, run.environment.first_seed.wrapping_add((comm.rank() * own) as u64))
 }
 
 /// What the loop is told: how many updates there are and how many steps of environments each of them has.
@@ -55,7 +63,7 @@ impl Updates {
                 shape.width,
                 contrastive_scenes::Shape::CHANNELS,
                 run.environment.first_seed,
-                environments.len(),
+                run.method.environments,
                 environments.actions(),
                 environments.frames_per_step()
             ),
@@ -89,10 +97,10 @@ impl Batches for Updates {
 /// As [`environments`] and [`fit_in`].
 pub fn fit(run: &RlRun, options: RunOptions<'_>) -> Result<(ActorCritic, Outcome)> {
     run.check()?;
-    fit_in(run, environments(run)?, options)
+    fit_in(run, environments(run, &options.comm)?, options)
 }
 
-/// Trains on given environments, to the end or until the stop flag is raised. See
+/// Trains on given environments (of this rank), to the end or until the stop flag is raised. See
 /// [`contrastive_core::experiment::train`] for what the run directory holds; its `encoder.safetensors` is the encoder and
 /// the LSTM.
 ///

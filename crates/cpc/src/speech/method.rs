@@ -96,11 +96,9 @@ impl Method for SpeechCpc {
             terms.push((format!("step{}/above", i + 1), step.above));
         }
         Ok(StepOutput {
-            loss: contrast.loss,
             terms,
-            embeddings: vec![embeddings],
-            assignments: None,
             features: Some(contexts.mean(1)?),
+            ..StepOutput::new(contrast.loss, vec![embeddings])
         })
     }
 

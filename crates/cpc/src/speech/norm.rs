@@ -64,3 +64,30 @@ impl MapModule for ChannelNorm {
         layer_norm(&x.sequence()?, &weight, &mode.weight(&self.bias), EPS * share)?.channels_first()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+    use contrastive_core::dist::single;
+    use contrastive_core::nn::ParamStore;
+    use contrastive_core::tensor::{GradCheck, check_gradients};
+
+    use super::*;
+
+    #[test]
+    fn gradients_match_differences_and_the_variance_divides_by_one_less() -> Result<()> {
+        let store = ParamStore::new(1, &Device::Cpu);
+        let norm = ChannelNorm::new(&store.builder(), 3)?;
+        let values: Vec<f32> = (0..2 * 3 * 4).map(|i| (i * 7 % 11) as f32 / 4.0).collect();
+        let x = Tensor::from_vec(values.clone(), (2, 3, 4), &Device::Cpu)?;
+        let mode = Mode::train(&single());
+        let forward = |x: &Tensor| norm.forward_map(&FeatureMap::new(x)?, &mode)?.tensor();
+        let frame = [values[0], values[4], values[8]].map(f64::from);
+        let mean = frame.iter().sum::<f64>() / 3.0;
+        let variance = frame.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / 2.0;
+        let found = forward(&x)?.to_vec3::<f32>()?[0][0][0];
+        assert!((f64::from(found) - (frame[0] - mean) / (variance + EPS).sqrt()).abs() < 1e-5, "{found}");
+        check_gradients(std::slice::from_ref(&x), GradCheck::default(), |x| forward(&x[0]))?;
+        Ok(())
+    }
+}

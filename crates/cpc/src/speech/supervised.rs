@@ -114,11 +114,8 @@ impl Method for Supervised {
             (cross_entropy(&scores, &wanted)?, right as f64 / known.len() as f64)
         };
         Ok(StepOutput {
-            loss,
             terms: vec![("accuracy".to_string(), accuracy)],
-            embeddings: Vec::new(),
-            assignments: None,
-            features: None,
+            ..StepOutput::new(loss, Vec::new())
         })
     }
 

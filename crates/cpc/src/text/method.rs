@@ -84,11 +84,9 @@ impl Method for TextCpc {
             terms.push((format!("step{}/above", i + 1), step.above));
         }
         Ok(StepOutput {
-            loss: contrast.loss,
             terms,
-            embeddings: vec![last],
-            assignments: None,
             features: Some(codes.sentences.detach().mean(1)?),
+            ..StepOutput::new(contrast.loss, vec![last])
         })
     }
 

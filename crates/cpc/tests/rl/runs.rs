@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Result, anyhow};
+use contrastive_core::dist::{Comm, run_in_process};
 use contrastive_core::experiment::RunOptions;
 use contrastive_core::train::{EpochRecord, Method, Notes, Observer, Outcome, StepRecord};
 use contrastive_cpc::rl::run::{fit, fit_in};
-use contrastive_cpc::rl::{ActorCritic, Episode, RlRun};
+use contrastive_cpc::rl::{ActorCritic, Environment, Episode, RlRun, VecEnvironment};
 
-use super::{colours, tiny};
+use super::{Colours, colours, tiny};
 
 /// Raises the stop flag after a step; keeps the mean of a term in every epoch.
 #[derive(Default)]
@@ -77,6 +78,52 @@ fn resumed_runs_have_the_same_bytes() -> Result<()> {
     // Another number of environments is another run.
     let other = run.clone().sized(4, 24);
     assert!(train(&other, &broken, None).is_err());
+    Ok(())
+}
+
+/// The networks after a run on so many ranks, stopped after a step or not.
+fn on_ranks(run: &RlRun, dir: &Path, ranks: usize, stop_at: Option<u64>) -> Result<ActorCritic> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let each = |comm: Comm| -> contrastive_core::Result<ActorCritic> {
+        let mut watch = Watch { stop_at, stop: stop.clone(), ..Watch::default() };
+        let own = run.method.environments / comm.size();
+        let environments: Vec<Box<dyn Environment>> =
+            (0..own).map(|_| Box::new(Colours::new(1.0)) as Box<dyn Environment>).collect();
+        let environments = VecEnvironment::new(environments, (comm.rank() * own) as u64)?;
+        let observers: Vec<&mut dyn Observer> = vec![&mut watch];
+        let stop = stop.clone();
+        let options = RunOptions { comm, resume: true, stop, observers, ..RunOptions::new(dir) };
+        Ok(fit_in(run, environments, options)?.0)
+    };
+    run_in_process(ranks, each)?.into_iter().next().ok_or_else(|| anyhow!("no rank"))
+}
+
+/// Each plays half of the environments: the same episodes, and networks that differ by rounding. What two have saved one
+/// goes on with.
+#[test]
+fn ranks_share_the_environments() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    for enabled in [false, true] {
+        let mut run = tiny()?;
+        run.method.cpc.enabled = enabled;
+        (run.method.updates_per_epoch, run.train.epochs) = (4, 2);
+        let dir = |name: &str| folder.path().join(format!("{name}-{enabled}"));
+        let one = on_ranks(&run, &dir("one"), 1, None)?;
+        let two = on_ranks(&run, &dir("two"), 2, None)?;
+        assert!(!one.episodes().is_empty() && two.actor().environments().len() == 4);
+        // The auxiliary task of half a batch is another one.
+        if !enabled {
+            assert_eq!(one.episodes(), two.episodes());
+            for ((name, a), (_, b)) in one.params().tensors().into_iter().zip(two.params().tensors()) {
+                let gap = (a - b)?.abs()?.max_all()?.to_scalar::<f32>()?;
+                assert!(gap < 1e-4, "{name}: {gap}");
+            }
+        }
+        on_ranks(&run, &dir("both"), 2, Some(3))?;
+        let both = on_ranks(&run, &dir("both"), 1, None)?;
+        assert_eq!(both.actor().environments().len(), 8);
+        assert_eq!(both.episodes().len(), one.episodes().len());
+    }
     Ok(())
 }
 

@@ -29,6 +29,24 @@ const BLOCK: (usize, usize) = (16 * TILE_ROWS, 4 * TILE_ROWS);
 const DEPTH: usize = 512;
 /// Most rows for which a unit packs its own panels and takes all rows.
 const FEW: usize = 512;
+/// Largest memory of a weight gradient's partial sums, in elements.
+pub(crate) const PARTIALS: usize = 4 << 20;
+
+vectorized! {
+    /// The sum of `count` rows, `pitch` apart: partial sums of a weight gradient.
+    pub(crate) fn add_parts(parts: &[f32], pitch: usize, count: usize, out: &mut [f32]) {
+        // Pieces that stay in the first-level cache.
+        for (piece, out) in out.chunks_mut(1024).enumerate() {
+            let row = |i: usize| &parts[i * pitch + piece * 1024..];
+            out.copy_from_slice(&row(0)[..out.len()]);
+            for i in 1..count {
+                for (out, part) in out.iter_mut().zip(row(i)) {
+                    *out += part;
+                }
+            }
+        }
+    }
+}
 
 /// `y = x w^T + bias`.
 pub(crate) fn linear(

@@ -1,6 +1,6 @@
 //! The weight gradient of a matrix product, `dw = dy^T x`: a short, wide result of a very deep product.
 
-use super::{Columns, Extents, LINE, UNITS, run};
+use super::{Columns, Extents, LINE, PARTIALS, UNITS, add_parts, run};
 use crate::kernels::memory::Buffer;
 use crate::kernels::parallel::{self, Disjoint, scratch};
 use crate::kernels::simd::{Level, PANEL, TILE_ROWS, Tile, vectorized};
@@ -19,8 +19,6 @@ const PART: (usize, usize) = (768, 512);
 const FEWEST_UNITS: usize = 24;
 /// Fewest rows worth a partial sum of their own.
 const FEWEST: usize = 384;
-/// Largest memory of the partial sums, in elements.
-const PARTIALS: usize = 4 << 20;
 
 /// Parts along the outputs and inputs, and their extents; groups of rows, and their extent.
 #[derive(Debug, Clone, Copy)]
@@ -171,24 +169,6 @@ fn pack<const WIDTH: usize, const STRIDE: usize>(
             let dst = &mut dst[groups.len() * STRIDE + i * WIDTH..][..WIDTH];
             dst[..rest.len()].copy_from_slice(rest);
             dst[rest.len()..].fill(0.0);
-        }
-    }
-}
-
-vectorized! {
-    /// The sum of `count` (two or more) rows, `pitch` apart.
-    fn add_parts(parts: &[f32], pitch: usize, count: usize, out: &mut [f32]) {
-        // Pieces that stay in the first-level cache.
-        for (piece, out) in out.chunks_mut(1024).enumerate() {
-            let row = |i: usize| &parts[i * pitch + piece * 1024..];
-            for ((out, a), b) in out.iter_mut().zip(row(0)).zip(row(1)) {
-                *out = a + b;
-            }
-            for i in 2..count {
-                for (out, part) in out.iter_mut().zip(row(i)) {
-                    *out += part;
-                }
-            }
         }
     }
 }

@@ -127,6 +127,13 @@ fn gradients_match_differences() -> Result<()> {
             pool.forward(&FeatureMap::new(&x[0])?)?.tensor()
         })?;
     }
+    let same = ResNetConfig { padding: Padding::Same, ..ResNetConfig::torchvision(18) };
+    for (kernel, shape) in [(3, (2, 2, 6, 5)), (1, (2, 2, 5, 4)), (7, (2, 2, 6, 7))] {
+        let conv = same.conv(&self::store().builder(), [2, 3], kernel, 2)?;
+        check_gradients(&[tensor("x", shape)?], GradCheck::default(), |x| {
+            conv.forward_map(&FeatureMap::new(&x[0])?, &mode)?.tensor()
+        })?;
+    }
     let distinct: Vec<f32> = (0..2 * 2 * 6 * 5).map(|i| (i * 37 % 120) as f32 / 10.0).collect();
     let distinct = Tensor::from_vec(distinct, (2, 2, 6, 5), &device)?;
     let pool = StemPool::same(2, &device)?;

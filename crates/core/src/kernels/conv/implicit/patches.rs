@@ -134,16 +134,6 @@ pub(super) fn copy_patches(
 }
 
 vectorized! {
-    /// The sum of `count` rows, `pitch` apart.
-    pub(super) fn add_parts(parts: &[f32], pitch: usize, count: usize, out: &mut [f32]) {
-        out.copy_from_slice(&parts[..out.len()]);
-        for i in 1..count {
-            for (out, part) in out.iter_mut().zip(&parts[i * pitch..]) {
-                *out += part;
-            }
-        }
-    }
-
     /// Pieces of `piece` floats, so many down and across and so far apart, one after the other. Whole lines are copied:
     /// each piece overwrites what the one before has written too much.
     fn copy_pieces(

@@ -7,7 +7,7 @@
 use super::partial::run as run_tile;
 use super::patches;
 use crate::kernels::conv::shape::ConvShape;
-use crate::kernels::gemm::{Columns, LINE, UNITS, copy_columns};
+use crate::kernels::gemm::{Columns, LINE, PARTIALS, UNITS, add_parts, copy_columns};
 use crate::kernels::memory::Buffer;
 use crate::kernels::parallel::{self, Disjoint, scratch};
 use crate::kernels::simd::{Level, PANEL, Panel, Tap, Tile};
@@ -16,8 +16,6 @@ use crate::kernels::simd::{Level, PANEL, Panel, Tap, Tile};
 const PIXELS: usize = 256;
 /// Largest extents of the part of a tap's gradient that one unit makes (outputs, inputs), whole panels.
 const PART: (usize, usize) = (256, 128);
-/// Largest memory of the partial sums, in elements.
-const PARTIALS: usize = 4 << 20;
 
 /// How the sum is cut: parts of the gradient, chunks of pixels, groups of chunks with a partial sum each.
 #[derive(Debug, Clone, Copy)]
@@ -290,7 +288,7 @@ pub(super) fn add_up(shape: &ConvShape, partial: &[f32], sums: usize, dw: &mut [
         let outputs = (unit * share)..shape.o.min((unit + 1) * share);
         scratch(row, 0, |sum, _| {
             for o in outputs {
-                patches::add_parts(&partial[o * pitch..], shape.o * pitch, sums, sum);
+                add_parts(&partial[o * pitch..], shape.o * pitch, sums, sum);
                 // SAFETY: every output belongs to one unit.
                 let out = unsafe { out.slice(o * row, row) };
                 for (i, out) in out.chunks_exact_mut(taps).enumerate() {

@@ -4,17 +4,15 @@ use std::ops::Range;
 
 use super::tile::{Next, Tile};
 use super::{Extents, Kernel, amx, pack};
-use crate::kernels::gemm::{Columns, LINE, UNITS};
+use crate::kernels::gemm::{Columns, LINE, PARTIALS, UNITS, add_parts};
 use crate::kernels::memory::Buffer;
 use crate::kernels::parallel::{self, Disjoint, scratch};
-use crate::kernels::simd::{PANEL, vectorized};
+use crate::kernels::simd::PANEL;
 
 /// Largest extents of the part of `dw` that one unit makes (outputs, inputs), whole panels.
 const PART: (usize, usize) = (256, 256);
 /// Fewest rows worth a partial sum of their own.
 const FEWEST: usize = 512;
-/// Largest memory of the partial sums, in elements.
-const PARTIALS: usize = 4 << 20;
 
 impl Kernel {
     /// Rows of one pass, a number of whole vectors of pairs: a panel of each operand stays in the first-level cache, or
@@ -209,18 +207,6 @@ impl Part {
             // SAFETY: only called on machines with the instructions; both operands were packed with these extents, and
             // the part of the sums is the unit's own.
             unsafe { tile.run(height) };
-        }
-    }
-}
-
-vectorized! {
-    /// The sum of `count` rows, `pitch` apart.
-    fn add_parts(parts: &[f32], pitch: usize, count: usize, out: &mut [f32]) {
-        out.copy_from_slice(&parts[..out.len()]);
-        for i in 1..count {
-            for (out, part) in out.iter_mut().zip(&parts[i * pitch..]) {
-                *out += part;
-            }
         }
     }
 }

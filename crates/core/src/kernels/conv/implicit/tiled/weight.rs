@@ -7,7 +7,7 @@
 use crate::kernels::conv::implicit::weight::add_up;
 use crate::kernels::conv::shape::ConvShape;
 use crate::kernels::gemm::bf16::{amx, pack};
-use crate::kernels::gemm::{LINE, UNITS};
+use crate::kernels::gemm::{LINE, PARTIALS, UNITS};
 use crate::kernels::memory::Buffer;
 use crate::kernels::parallel::{self, Disjoint};
 use crate::kernels::simd::PANEL;
@@ -16,8 +16,6 @@ use crate::kernels::simd::PANEL;
 const PART: (usize, usize) = (64, 64);
 /// Groups of 16 pairs that are summed in registers, and the fewest for a partial sum of their own.
 const GROUPS: (usize, usize) = (48, 16);
-/// Largest memory of the partial sums, in elements.
-const PARTIALS: usize = 4 << 20;
 
 /// The grid: rows and columns of an image, and groups of 16 pairs of pixels of all images.
 struct Grid<'a> {
