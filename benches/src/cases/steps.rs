@@ -39,8 +39,8 @@ pub(super) fn sgd(params: &ParamStore) -> Result<Box<dyn Optimizer>> {
 pub(super) fn step(method: &mut dyn Method, optimizer: &mut dyn Optimizer, batch: &Batch) -> Result<()> {
     let progress =
         Progress { seed: 0, step: 0, total_steps: 1, epoch: 0, total_epochs: 1, steps_per_epoch: 1 };
-    let out = method.step(batch, &single(), &progress)?;
-    let gradients = method.gradients(&out.loss)?;
+    let mut out = method.step(batch, &single(), &progress)?;
+    let gradients = out.take_gradients(method.params())?;
     optimizer.step(&gradients, 0.06)?;
     Ok(())
 }
