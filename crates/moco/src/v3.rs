@@ -60,14 +60,18 @@ impl MocoV3 {
         Ok((Tensor::cat(&[h1, h2], 0)?, Tensor::cat(&[q1, q2], 0)?))
     }
 
-    /// The keys `[N, D]` of a view, in the same chunks as the queries.
-    fn keys(&self, x: &Tensor, comm: &Comm) -> Result<Tensor> {
+    /// The keys `[N, D]` of both views, in the same chunks as the queries.
+    fn keys(&self, views: [&Tensor; 2], comm: &Comm) -> Result<[Tensor; 2]> {
         let mode = Mode::train(comm).without_grad();
-        let n = x.dim(0)?;
+        let n = views[0].dim(0)?;
         let rows = self.config.chunk.unwrap_or(n).min(n);
-        let keys: Result<Vec<_>> =
-            (0..n).step_by(rows).map(|at| self.key.forward(&x.narrow(0, at, rows)?, &mode)).collect();
-        Ok(Tensor::cat(&keys?, 0)?)
+        let mut keys = [Vec::new(), Vec::new()];
+        for at in (0..n).step_by(rows) {
+            for (keys, x) in keys.iter_mut().zip(views) {
+                keys.push(self.key.forward(&x.narrow(0, at, rows)?, &mode)?);
+            }
+        }
+        Ok([Tensor::cat(&keys[0], 0)?, Tensor::cat(&keys[1], 0)?])
     }
 }
 
@@ -96,7 +100,7 @@ impl Method for MocoV3 {
         };
         let encode = |x1: &Tensor, x2: &Tensor, mode: &Mode| self.encode(x1, x2, mode);
         contrast_views(self.config.chunk, &self.params, [x1, x2], comm, encode, |q1, q2| {
-            let (k1, k2) = (self.keys(x1, comm)?, self.keys(x2, comm)?);
+            let [k1, k2] = self.keys([x1, x2], comm)?;
             let first = v3_loss(q1, &k2, self.config.temperature, comm)?;
             let second = v3_loss(q2, &k1, self.config.temperature, comm)?;
             let accuracy = ((first.accuracy + second.accuracy)? / 2.0)?.to_scalar::<f32>()?;
