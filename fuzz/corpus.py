@@ -2,7 +2,8 @@
 
     python fuzz/corpus.py        # needs torch, safetensors, numpy, Pillow
 
-`tensorflow/`, `parquet/`, `ramp.flac` and `torch/arrays*.pkl` are copies of fixtures, whose scripts stand beside those.
+`tensorflow/`, `parquet/gray.parquet`, `ramp.flac` and `torch/arrays*.pkl` are copies of fixtures, whose scripts stand beside
+those; `found-*` are what fuzzing found.
 """
 
 import io

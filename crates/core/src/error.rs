@@ -118,9 +118,10 @@ impl Error {
         move |cause| Self::Io { path, cause }
     }
 
-    /// An [`Error::Format`].
+    /// An [`Error::Format`]. Decoders may end their lines; an error is one line.
     pub fn format(path: impl AsRef<Path>, reason: impl std::fmt::Display) -> Self {
-        Self::Format { path: path.as_ref().to_path_buf(), reason: reason.to_string() }
+        let reason = reason.to_string().split_ascii_whitespace().collect::<Vec<_>>().join(" ");
+        Self::Format { path: path.as_ref().to_path_buf(), reason }
     }
 
     /// An [`Error::Data`].

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{ByteArray, DataType};
 use parquet::errors::ParquetError;
+use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::schema::types::SchemaDescriptor;
 use rayon::prelude::*;
@@ -138,11 +139,24 @@ pub(super) fn rows_of(path: &Path) -> Result<usize> {
     usize::try_from(rows).map_err(|_| Error::format(path, format!("{rows} rows are declared")))
 }
 
+/// Refuses columns that lie before the beginning of the file: the reader takes for granted that none does.
+fn check_places(metadata: &ParquetMetaData) -> std::result::Result<(), String> {
+    for column in metadata.row_groups().iter().flat_map(RowGroupMetaData::columns) {
+        let start = column.dictionary_page_offset().unwrap_or(column.data_page_offset());
+        if start < 0 || column.compressed_size() < 0 {
+            let (name, length) = (column.column_path().string(), column.compressed_size());
+            return Err(format!("column `{name}` begins at byte {start} and is {length} bytes long"));
+        }
+    }
+    Ok(())
+}
+
 /// Reads the columns of a file; without its images where they are not asked for.
 pub(super) fn read_table(path: &Path, columns: Option<&ParquetColumns>, with_images: bool) -> Result<Table> {
     let file = File::open(path).map_err(Error::io(path))?;
     let bad = |e: ParquetError| Error::format(path, e);
     let reader = SerializedFileReader::new(file).map_err(bad)?;
+    check_places(reader.metadata()).map_err(|reason| Error::format(path, reason))?;
     let schema = reader.metadata().file_metadata().schema_descr();
     let image_names: Vec<&str> = columns.map_or(IMAGE_COLUMNS.to_vec(), |c| vec![c.image.as_str()]);
     let label_names: Vec<&str> = columns.map_or(LABEL_COLUMNS.to_vec(), |c| vec![c.label.as_str()]);
