@@ -43,6 +43,21 @@ fn keep_memory() {
     unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, -1) };
 }
 
+/// Candle has threads of its own for element-wise operations, which spin for a while after each on cores that ours need.
+/// They go to sleep soon, and are as many as ours. A variable that is set already stays.
+fn quiet_candle(threads: Option<usize>) {
+    let set = |name: &str, value: String| {
+        if std::env::var_os(name).is_none() {
+            // SAFETY: this process has no other thread yet that could read the environment.
+            unsafe { std::env::set_var(name, value) };
+        }
+    };
+    set("CANDLE_BARRIER_POOL_SPIN_LIMIT", "200".to_string());
+    if let Some(threads) = threads {
+        set("CANDLE_NUM_THREADS", threads.to_string());
+    }
+}
+
 /// Train, evaluate and rebuild the tables.
 #[derive(Parser)]
 #[command(name = "cargo xtask", version, max_term_width = 110)]
@@ -82,7 +97,9 @@ enum Verb {
 
 fn main() -> std::process::ExitCode {
     keep_memory();
-    match run(Cli::parse()) {
+    let cli = Cli::parse();
+    quiet_candle(cli.threads);
+    match run(cli) {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", one_line(&format!("{error:#}")));
