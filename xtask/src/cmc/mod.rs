@@ -98,7 +98,7 @@ pub fn run(session: &Session, parts: &[Part], device: &Device) -> Result<()> {
 /// Epochs of a run that has `all` in tier `small`. A quarter shows in minutes that everything runs and roughly what comes
 /// of it.
 fn epochs(session: &Session, all: u64) -> u64 {
-    if session.small { all } else { (all / 4).max(1) }
+    if session.small { all.max(1) } else { (all / 4).max(1) }
 }
 
 /// The scenes of a session, made when they are first asked for.

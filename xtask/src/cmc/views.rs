@@ -41,7 +41,7 @@ pub struct Lab<'a> {
     /// The views of the scenes, the core view first.
     views: Vec<View>,
     scenes: Arc<Scenes>,
-    labelled: Scenes,
+    labelled: Arc<Scenes>,
     test: Scenes,
     data_hash: String,
     trained: HashMap<(String, u64), Trained>,
@@ -54,15 +54,14 @@ impl<'a> Lab<'a> {
             Some(root) => pictures(root)?,
             None => {
                 let [all, labelled, test] = ROOMS;
-                let scenes = rooms::rooms(Split::Train, all, SIDE)?;
-                let labelled = scenes.first(labelled)?;
+                let scenes = Arc::new(rooms::rooms(Split::Train, all, SIDE)?);
+                let labelled = Arc::new(scenes.first(labelled)?);
                 (scenes, labelled, rooms::rooms(Split::Test, test, SIDE)?)
             }
         };
         let short = |scenes: &Scenes| scenes.fingerprint().chars().take(16).collect::<String>();
         let data_hash = format!("{}+{}", short(&scenes), short(&test));
         let views = recipe::views().into_iter().filter(|view| scenes.views().contains(view)).collect();
-        let scenes = Arc::new(scenes);
         Ok(Self { session, views, scenes, labelled, test, data_hash, trained: HashMap::new() })
     }
 
@@ -166,7 +165,7 @@ impl<'a> Lab<'a> {
         let mut run = self.configured(std::slice::from_ref(view), task, seed)?;
         // As many steps as without labels.
         run.train.epochs *= (self.scenes.len() / self.labelled.len()) as u64;
-        let scenes = Arc::new(self.labelled.clone());
+        let scenes = self.labelled.clone();
         let dir = format!("cmc-views-{}", run.hash()?);
         let (method, seconds) =
             self.session.train(&dir, seed, |options| run::fit(&run, scenes.clone(), options))?;
@@ -199,7 +198,7 @@ impl<'a> Lab<'a> {
         for view in shown {
             let place = run.method.views.iter().position(|own| own.name == *view).context("a view")?;
             let stages = &method.nets()[place].stages;
-            let [train, test] = [&self.labelled, &self.test];
+            let [train, test] = [self.labelled.as_ref(), &self.test];
             let metrics =
                 segment::evaluate(stages, self.subject(train, view, run)?, self.subject(test, view, run)?)?;
             let own = if shown.len() > 1 { format!("{name}, {view}") } else { name.to_string() };
@@ -227,7 +226,7 @@ impl<'a> Lab<'a> {
 
 /// Those that encoders see, those that classifiers see, and those that are tested, of `DATA/train` and `DATA/test`, each a
 /// folder of aligned pictures.
-fn pictures(root: &Path) -> Result<(Scenes, Scenes, Scenes)> {
+fn pictures(root: &Path) -> Result<(Arc<Scenes>, Arc<Scenes>, Scenes)> {
     let read = |part: &str| folder::rgbd(&root.join(part), 256);
     let (train, test) = (read("train")?, read("test")?);
     let labels = [&train, &test].into_iter().flat_map(|part| part.scenes()).filter_map(|s| s.labels.as_ref());
@@ -236,8 +235,8 @@ fn pictures(root: &Path) -> Result<(Scenes, Scenes, Scenes)> {
     let of = |scenes: &Scenes, part: &str| {
         Scenes::new(&format!("{name}-{part}"), scenes.views().to_vec(), scenes.scenes().to_vec(), classes)
     };
-    let (train, test) = (of(&train, "train")?, of(&test, "test")?);
-    Ok((train.clone(), train, test))
+    let train = Arc::new(of(&train, "train")?);
+    Ok((train.clone(), train, of(&test, "test")?))
 }
 
 /// L as the rooms have it, for images.

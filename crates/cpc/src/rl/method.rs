@@ -33,7 +33,7 @@ pub struct ActorCritic {
     agent: Agent,
     actor: Actor,
     episodes: Vec<Episode>,
-    /// Where the environments of all ranks are and the LSTM's states over them, once they have begun.
+    /// Where the environments of several ranks are and the LSTM's states over them; one rank asks its own.
     all: Option<(Places, Tensor)>,
 }
 
@@ -127,8 +127,11 @@ impl ActorCritic {
         }
     }
 
-    /// Brings together what the ranks have seen, from episode `ended` on.
+    /// Brings together what several ranks have seen, from episode `ended` on.
     fn gather(&mut self, ended: usize, comm: &Comm) -> Result<()> {
+        if comm.size() == 1 {
+            return Ok(());
+        }
         let (Some(places), Some(states)) = (self.actor.environments().places(), self.actor.state()) else {
             return Ok(());
         };
@@ -247,7 +250,8 @@ impl Method for ActorCritic {
     }
 
     fn state(&self) -> Result<Vec<(String, Tensor)>> {
-        let Some((places, states)) = &self.all else { return Ok(Vec::new()) };
+        let own = || self.actor.environments().places().zip(self.actor.state().cloned());
+        let Some((places, states)) = self.all.clone().or_else(own) else { return Ok(Vec::new()) };
         let mut state = places.tensors()?;
         state.push((STATE.to_string(), states.to_device(&Device::Cpu)?));
         state.extend(curve::save(&self.episodes)?);
@@ -273,7 +277,7 @@ impl Method for ActorCritic {
         environments.put_back(&places)?;
         let states = states.to_device(&self.params.device())?;
         self.actor.set_state(Some(states.narrow(0, at, own)?));
-        (self.episodes, self.all) = (episodes, Some((places, states)));
+        (self.episodes, self.all) = (episodes, (own < places.seeds.len()).then_some((places, states)));
         Ok(())
     }
 }

@@ -71,8 +71,12 @@ impl Environment for Colours {
 }
 
 pub fn colours(count: usize, pay: f32) -> Result<VecEnvironment> {
+    Ok(colours_from(0, count, pay)?)
+}
+
+pub fn colours_from(first_seed: u64, count: usize, pay: f32) -> contrastive_core::Result<VecEnvironment> {
     let all = (0..count).map(|_| Box::new(Colours::new(pay)) as Box<dyn Environment>).collect();
-    Ok(VecEnvironment::new(all, 0)?)
+    VecEnvironment::new(all, first_seed)
 }
 
 /// Small networks for it.

@@ -9,9 +9,9 @@ use contrastive_core::dist::{Comm, run_in_process};
 use contrastive_core::experiment::RunOptions;
 use contrastive_core::train::{EpochRecord, Method, Notes, Observer, Outcome, StepRecord};
 use contrastive_cpc::rl::run::{fit, fit_in};
-use contrastive_cpc::rl::{ActorCritic, Environment, Episode, RlRun, VecEnvironment};
+use contrastive_cpc::rl::{ActorCritic, Episode, RlRun};
 
-use super::{Colours, colours, tiny};
+use super::{colours, colours_from, tiny};
 
 /// Raises the stop flag after a step; keeps the mean of a term in every epoch.
 #[derive(Default)]
@@ -87,9 +87,7 @@ fn on_ranks(run: &RlRun, dir: &Path, ranks: usize, stop_at: Option<u64>) -> Resu
     let each = |comm: Comm| -> contrastive_core::Result<ActorCritic> {
         let mut watch = Watch { stop_at, stop: stop.clone(), ..Watch::default() };
         let own = run.method.environments / comm.size();
-        let environments: Vec<Box<dyn Environment>> =
-            (0..own).map(|_| Box::new(Colours::new(1.0)) as Box<dyn Environment>).collect();
-        let environments = VecEnvironment::new(environments, (comm.rank() * own) as u64)?;
+        let environments = colours_from((comm.rank() * own) as u64, own, 1.0)?;
         let observers: Vec<&mut dyn Observer> = vec![&mut watch];
         let stop = stop.clone();
         let options = RunOptions { comm, resume: true, stop, observers, ..RunOptions::new(dir) };
