@@ -4,7 +4,7 @@ use candle_core::Device;
 use contrastive_core::experiment::{MethodConfig, Passes};
 use contrastive_core::nn::BackboneConfig;
 use contrastive_core::optim::cosine;
-use contrastive_core::train::{Chunks, Method, Progress};
+use contrastive_core::train::{Method, Progress, check_chunk};
 use contrastive_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -32,7 +32,7 @@ pub struct ByolConfig {
     /// Batch statistics over all ranks (the official code) instead of each rank's own.
     pub sync_batch_norm: bool,
     /// Samples of a rank's batch that are trained on at a time, where the whole has no room in memory: losses and
-    /// gradients of the chunks are averaged ([`contrastive_core::train::Chunks`]). Batch statistics are then those of a
+    /// gradients of the chunks are averaged ([`contrastive_core::train::average_chunks`]). Batch statistics are then those of a
     /// chunk.
     #[serde(default)]
     pub chunk: Option<usize>,
@@ -122,7 +122,7 @@ impl MethodConfig for ByolConfig {
 
     fn check(&self, at: &str) -> Result<()> {
         self.backbone.check(&format!("{at}.backbone"))?;
-        Chunks::check(self.chunk, at)?;
+        check_chunk(self.chunk, at)?;
         if !(0.0..=1.0).contains(&self.momentum) {
             let reason = format!("must be in [0, 1], got {}", self.momentum);
             return Err(Error::config(format!("{at}.momentum"), reason));

@@ -9,7 +9,7 @@ use contrastive_core::experiment::MethodConfig;
 use contrastive_core::nn::{Mlp, Mode, Module, ParamStore};
 use contrastive_core::rng::{Key, Purpose};
 use contrastive_core::state::Momentum;
-use contrastive_core::train::{Chunks, Method, Progress, StepOutput};
+use contrastive_core::train::{Method, Progress, StepOutput, average_chunks};
 use contrastive_core::{Error, Result};
 
 use crate::config::{ByolConfig, TargetInit};
@@ -107,11 +107,9 @@ impl Method for Byol {
     }
 
     fn step(&mut self, batch: &Batch, comm: &Comm, progress: &Progress) -> Result<StepOutput> {
-        let step = |batch: &Batch| self.step_at_once(batch, comm, progress);
-        match Chunks::of(self.config.chunk, batch.len())? {
-            Some(chunks) => chunks.accumulate(&self.params, batch, step),
-            None => step(batch),
-        }
+        average_chunks(self.config.chunk, &self.params, batch, |batch| {
+            self.step_at_once(batch, comm, progress)
+        })
     }
 
     /// `ξ = τ ξ + (1 − τ) θ` with the θ that the optimiser has just made (algorithm 1). Running statistics are not

@@ -3,7 +3,7 @@
 use candle_core::Device;
 use contrastive_core::experiment::MethodConfig;
 use contrastive_core::nn::BackboneConfig;
-use contrastive_core::train::{Chunks, Method};
+use contrastive_core::train::{Method, check_chunk};
 use contrastive_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -38,7 +38,7 @@ impl MethodConfig for InvaSpreadConfig {
 
     fn check(&self, at: &str) -> Result<()> {
         self.backbone.check(&format!("{at}.backbone"))?;
-        Chunks::check(self.chunk, at)?;
+        check_chunk(self.chunk, at)?;
         for (key, value) in [("temperature", self.temperature), ("negative_weight", self.negative_weight)] {
             if !(value > 0.0 && value.is_finite()) {
                 return Err(Error::config(

@@ -4,7 +4,7 @@ use candle_core::Device;
 use contrastive_core::experiment::{MethodConfig, Passes};
 use contrastive_core::nn::BackboneConfig;
 use contrastive_core::optim::ParamGroups;
-use contrastive_core::train::{Chunks, Method};
+use contrastive_core::train::{Method, check_chunk};
 use contrastive_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -154,7 +154,7 @@ impl QueueConfig {
 
 impl V3Config {
     fn check(&self, at: &str) -> Result<()> {
-        Chunks::check(self.chunk, at)?;
+        check_chunk(self.chunk, at)?;
         check_common(at, &self.backbone, self.temperature, self.momentum)?;
         let heads = [
             ("hidden", self.heads.hidden),

@@ -3,7 +3,7 @@
 use candle_core::Device;
 use contrastive_core::experiment::MethodConfig;
 use contrastive_core::nn::BackboneConfig;
-use contrastive_core::train::{Chunks, Method};
+use contrastive_core::train::{Method, check_chunk};
 use contrastive_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -116,7 +116,7 @@ impl MethodConfig for SimClrConfig {
             let reason = format!("must be above 0 and finite, got {}", self.temperature);
             return Err(Error::config(format!("{at}.temperature"), reason));
         }
-        Chunks::check(self.chunk, at)?;
+        check_chunk(self.chunk, at)?;
         self.head.check(&format!("{at}.head"))
     }
 

@@ -4,7 +4,7 @@ use candle_core::Device;
 use contrastive_core::experiment::MethodConfig;
 use contrastive_core::nn::BackboneConfig;
 use contrastive_core::optim::ParamGroups;
-use contrastive_core::train::{Chunks, Method};
+use contrastive_core::train::{Method, check_chunk};
 use contrastive_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -31,7 +31,7 @@ pub struct SimSiamConfig {
     /// Batch statistics over all ranks (the paper) instead of each rank's own.
     pub sync_batch_norm: bool,
     /// Samples of a rank's batch that are trained on at a time, where the whole has no room in memory: losses and
-    /// gradients of the chunks are averaged ([`contrastive_core::train::Chunks`]). Batch statistics are then those of a
+    /// gradients of the chunks are averaged ([`contrastive_core::train::average_chunks`]). Batch statistics are then those of a
     /// chunk.
     #[serde(default)]
     pub chunk: Option<usize>,
@@ -80,7 +80,7 @@ impl MethodConfig for SimSiamConfig {
 
     fn check(&self, at: &str) -> Result<()> {
         self.backbone.check(&format!("{at}.backbone"))?;
-        Chunks::check(self.chunk, at)?;
+        check_chunk(self.chunk, at)?;
         let positive = [
             ("layers", self.head.layers),
             ("hidden", self.head.hidden.unwrap_or(1)),

@@ -5,7 +5,7 @@ use contrastive_core::data::Batch;
 use contrastive_core::dist::Comm;
 use contrastive_core::experiment::MethodConfig;
 use contrastive_core::nn::{Mode, Module, ParamStore};
-use contrastive_core::train::{Chunks, Method, Progress, StepOutput};
+use contrastive_core::train::{Method, Progress, StepOutput, average_chunks};
 use contrastive_core::{Error, Result};
 
 use crate::config::SimSiamConfig;
@@ -67,11 +67,7 @@ impl Method for SimSiam {
     }
 
     fn step(&mut self, batch: &Batch, comm: &Comm, _progress: &Progress) -> Result<StepOutput> {
-        let step = |batch: &Batch| self.step_at_once(batch, comm);
-        match Chunks::of(self.config.chunk, batch.len())? {
-            Some(chunks) => chunks.accumulate(&self.params, batch, step),
-            None => step(batch),
-        }
+        average_chunks(self.config.chunk, &self.params, batch, |batch| self.step_at_once(batch, comm))
     }
 
     fn features(&self, x: &Tensor) -> Result<Tensor> {

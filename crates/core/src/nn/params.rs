@@ -61,12 +61,17 @@ impl Init {
     fn values(self, key: Key, shape: &Shape) -> Vec<f32> {
         let n = shape.elem_count();
         let (fan_in, fan_out) = fans(shape.dims());
-        let uniform = |bound: f64| parallel_draws(key, n, 1, |s| s.uniform(-bound, bound));
-        let normal = |std: f64| parallel_draws(key, n, 2, |s| std * s.normal());
+        let uniform = |bound: f64| {
+            parallel_draws(key, n, 1, |stream, values| {
+                values.iter_mut().for_each(|value| *value = stream.uniform(-bound, bound) as f32);
+            })
+        };
+        let normal = |std: f64| parallel_draws(key, n, 2, |stream, values| stream.fill_normal(values, std));
         let truncated = |std: f64| {
-            // Rejection: nobody knows where a later draw begins.
-            let mut stream = key.stream();
-            (0..n).map(|_| (std * stream.truncated_normal()) as f32).collect()
+            // By one thread: after rejections nobody knows where a later draw begins.
+            let mut values = vec![0f32; n];
+            key.stream().fill_truncated_normal(&mut values, std);
+            values
         };
         match self {
             Self::Const(value) => vec![value as f32; n],
@@ -98,14 +103,14 @@ impl Init {
 /// Elements of a parameter that are drawn at a time.
 const DRAWN: usize = 1 << 15;
 
-/// `n` values of one stream, of which each takes `bits` calls of [`Stream::bits`]: the same values for any number of
-/// threads. A network of ten million parameters would otherwise start a third of a second later.
-fn parallel_draws(key: Key, n: usize, bits: u64, draw: impl Fn(&mut Stream) -> f64 + Sync) -> Vec<f32> {
+/// `n` values of one stream, of which each takes `bits` calls of [`Stream::bits`], by `fill`: the same for any number of
+/// threads.
+fn parallel_draws(key: Key, n: usize, bits: u64, fill: impl Fn(&mut Stream, &mut [f32]) + Sync) -> Vec<f32> {
     let start = key.stream();
     let mut values = vec![0f32; n];
     values.par_chunks_mut(DRAWN).enumerate().for_each(|(i, values)| {
         let mut stream = start.skip((i * DRAWN) as u64 * bits);
-        values.iter_mut().for_each(|value| *value = draw(&mut stream) as f32);
+        fill(&mut stream, values);
     });
     values
 }
@@ -231,7 +236,7 @@ impl ParamStore {
             (inner.seed, inner.device.clone())
         };
         let values = init.values(Key::new(seed, Purpose::Init).name(&name), &shape);
-        let var = Var::from_tensor(&Tensor::from_vec(values, shape, &device)?)?;
+        let var = Var::from_vec(values, shape, &device)?;
         let mut inner = self.write();
         let place = inner.entries.len();
         inner.index.insert(name.clone(), place);

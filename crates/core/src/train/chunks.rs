@@ -9,19 +9,28 @@ use crate::nn::{Mode, ParamStore};
 use crate::optim::Gradients;
 use crate::{Error, Result};
 
+/// Refuses a `chunk` that no batch has. `at` is where the method's settings stand in the whole configuration.
+///
+/// # Errors
+/// [`Error::Config`] with the dotted key.
+pub fn check_chunk(chunk: Option<usize>, at: &str) -> Result<()> {
+    match chunk {
+        Some(0) => Err(Error::config(format!("{at}.chunk"), "must be at least 1")),
+        _ => Ok(()),
+    }
+}
+
 /// A rank's batch in equal chunks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Chunks {
+struct Chunks {
     count: usize,
     rows: usize,
 }
 
 impl Chunks {
-    /// The chunks that `method.chunk` asks for in a batch of `samples`; none where the batch is one.
-    ///
-    /// # Errors
-    /// A batch that does not divide evenly: chunks of other sizes would have another weight.
-    pub fn of(chunk: Option<usize>, samples: usize) -> Result<Option<Self>> {
+    /// The chunks that `method.chunk` asks for in a batch of `samples`; none where the batch is one. Refuses a batch that
+    /// does not divide evenly: chunks of other sizes would have another weight.
+    fn of(chunk: Option<usize>, samples: usize) -> Result<Option<Self>> {
         match chunk {
             Some(rows) if rows < samples => {
                 if rows == 0 || !samples.is_multiple_of(rows) {
@@ -31,17 +40,6 @@ impl Chunks {
                 Ok(Some(Self { count: samples / rows, rows }))
             }
             _ => Ok(None),
-        }
-    }
-
-    /// Refuses a `chunk` that no batch has. `at` is where the method's settings stand in the whole configuration.
-    ///
-    /// # Errors
-    /// [`Error::Config`] with the dotted key.
-    pub fn check(chunk: Option<usize>, at: &str) -> Result<()> {
-        match chunk {
-            Some(0) => Err(Error::config(format!("{at}.chunk"), "must be at least 1")),
-            _ => Ok(()),
         }
     }
 
@@ -56,35 +54,42 @@ impl Chunks {
         Ok(all.narrow(1, v, 1)?.contiguous()?.flatten_to(2)?)
     }
 
-    /// A step of a loss that is the mean of samples' own losses: `step` of every chunk, and the means of losses, terms and
-    /// gradients. One chunk's graph exists at a time. Batch statistics are a chunk's.
-    ///
-    /// # Errors
-    /// Those of `step`.
-    pub fn accumulate(
-        self,
-        params: &ParamStore,
-        batch: &Batch,
-        mut step: impl FnMut(&Batch) -> Result<StepOutput>,
-    ) -> Result<StepOutput> {
-        let scale = 1.0 / self.count as f64;
-        let mut gradients = Gradients::from_named(Vec::new());
-        let mut outputs = Vec::with_capacity(self.count);
-        for c in 0..self.count {
-            let rows = c * self.rows..(c + 1) * self.rows;
-            let part = Batch {
-                views: batch.views.iter().map(|x| self.part(x, c)).collect::<Result<_>>()?,
-                indices: batch.indices[rows.clone()].to_vec(),
-                labels: batch.labels.as_ref().map(|labels| labels[rows].to_vec()),
-            };
-            let mut output = step(&part)?;
-            let loss = (&output.loss * scale)?;
-            gradients = gradients.plus(Gradients::of(params, &loss)?)?;
-            output.loss = loss.detach();
-            outputs.push(output);
-        }
-        Ok(StepOutput { gradients: Some(gradients), ..joined(outputs, scale)? })
+    /// Chunk `c` of `batch`.
+    fn batch(self, batch: &Batch, c: usize) -> Result<Batch> {
+        let rows = c * self.rows..(c + 1) * self.rows;
+        Ok(Batch {
+            views: batch.views.iter().map(|x| self.part(x, c)).collect::<Result<_>>()?,
+            indices: batch.indices[rows.clone()].to_vec(),
+            labels: batch.labels.as_ref().map(|labels| labels[rows].to_vec()),
+        })
     }
+}
+
+/// A step of a loss that is the mean of samples' own losses: `step` of the batch at once, or of every chunk of `chunk`, and
+/// the means of losses, terms and gradients. There one chunk's graph exists at a time and batch statistics are a chunk's.
+///
+/// # Errors
+/// A batch that does not divide into such chunks, and those of `step`.
+pub fn average_chunks(
+    chunk: Option<usize>,
+    params: &ParamStore,
+    batch: &Batch,
+    step: impl Fn(&Batch) -> Result<StepOutput>,
+) -> Result<StepOutput> {
+    let Some(chunks) = Chunks::of(chunk, batch.len())? else {
+        return step(batch);
+    };
+    let scale = 1.0 / chunks.count as f64;
+    let mut gradients = Gradients::from_named(Vec::new());
+    let mut outputs = Vec::with_capacity(chunks.count);
+    for c in 0..chunks.count {
+        let mut output = step(&chunks.batch(batch, c)?)?;
+        let loss = (&output.loss * scale)?;
+        gradients = gradients.plus(Gradients::of(params, &loss)?)?;
+        output.loss = loss.detach();
+        outputs.push(output);
+    }
+    Ok(StepOutput { gradients: Some(gradients), ..joined(outputs, scale)? })
 }
 
 /// A step of a loss that sees the embeddings of the whole batch in two views `[N, ...]`: at once, or in chunks of `chunk`
@@ -168,7 +173,7 @@ mod tests {
             let refused = Chunks::of(Some(chunk), 8).map_or_else(|e| e.to_string(), |_| String::new());
             assert!(refused.contains("method.chunk") && refused.contains("8 samples"), "{refused}");
         }
-        let zero = Chunks::check(Some(0), "method").map_or_else(|e| e.to_string(), |()| String::new());
+        let zero = check_chunk(Some(0), "method").map_or_else(|e| e.to_string(), |()| String::new());
         assert!(zero.contains("method.chunk"), "{zero}");
         Ok(())
     }

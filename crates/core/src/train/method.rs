@@ -40,7 +40,7 @@ impl Branch {
 pub struct StepOutput {
     /// The scalar to differentiate.
     pub loss: Tensor,
-    /// Its gradients, where the step has made them itself, chunk by chunk ([`crate::train::Chunks`]).
+    /// Its gradients, where the step has made them itself, chunk by chunk ([`crate::train::average_chunks`]).
     pub gradients: Option<Gradients>,
     /// Further named scalars for the log (accuracy of the pretext task, parts of the loss).
     pub terms: Vec<(String, f64)>,

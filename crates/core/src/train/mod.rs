@@ -16,7 +16,7 @@ mod trainer;
 
 pub use crate::progress::Progress;
 pub use checkpoint::{Checkpoint, CheckpointFolder};
-pub use chunks::{Chunks, contrast_views};
+pub use chunks::{average_chunks, check_chunk, contrast_views};
 pub use config::TrainConfig;
 pub use grad_cache::grad_cache;
 pub use method::{Branch, Method, StepOutput};
