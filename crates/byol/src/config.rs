@@ -32,8 +32,8 @@ pub struct ByolConfig {
     /// Batch statistics over all ranks (the official code) instead of each rank's own.
     pub sync_batch_norm: bool,
     /// Samples of a rank's batch that are trained on at a time, where the whole has no room in memory: losses and
-    /// gradients of the chunks are averaged ([`contrastive_core::train::average_chunks`]). Batch statistics are then those of a
-    /// chunk.
+    /// gradients of the chunks are averaged ([`contrastive_core::train::average_chunks`]). Batch statistics are then
+    /// those of a chunk.
     #[serde(default)]
     pub chunk: Option<usize>,
 }
