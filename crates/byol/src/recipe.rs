@@ -246,12 +246,13 @@ fn cifar10_small() -> RunConfig<ByolConfig> {
     tiers::cifar10_small(light(), 2)
 }
 
-/// Longer than the tier's, with the loss in the paper's scale, a fast target, and crops that leave most of the hand in
-/// both views: in the tier's 270 steps BYOL, which has no negatives to begin with, learns nothing but colours.
+/// Small batches, for more steps from the same images; the loss in the paper's scale, a target that follows fast, and crops
+/// that leave most of the hand in both views: in the tier's 270 steps BYOL, which has no negatives to begin with, learns
+/// nothing but colours.
 fn smoke() -> RunConfig<ByolConfig> {
-    let base = tiers::smoke(ByolConfig { momentum: 0.95, loss: LossForm::Paper, ..light() }, 2);
+    let base = tiers::smoke(ByolConfig { momentum: 0.9, loss: LossForm::Paper, ..light() }, 2);
     RunConfig {
-        train: TrainConfig { epochs: 40, ..base.train },
+        train: TrainConfig { epochs: 20, batch_size: 32, ..base.train },
         optim: OptimConfig { lr: 0.2, ..base.optim },
         augment: Recipe {
             views: vec![view("view", 2, tiers::light_ops(20, [0.7, 1.0], 0.0, tiers::SMOKE_NORM))],

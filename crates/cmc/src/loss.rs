@@ -4,7 +4,7 @@
 use candle_core::{D, DType, Tensor};
 use contrastive_core::dist::{Comm, all_gather_with_grad};
 use contrastive_core::loss::{ContrastiveLoss, InBatch, info_nce_in_batch};
-use contrastive_core::tensor::l2_normalize;
+use contrastive_core::tensor::{inner_products, l2_normalize};
 use contrastive_core::{Error, Result};
 
 pub use contrastive_core::loss::{estimate_z, full_softmax, nce, sampled_softmax};
@@ -57,11 +57,11 @@ pub fn local_global(
     let images = globals.dim(0)?;
     let first = comm.rank() * batch;
     // Places of this rank against all images.
-    let logits = (local.matmul(&globals.t()?)? / temperature)?; // [BP, N]
+    let logits = (inner_products(&local, &globals)? / temperature)?; // [BP, N]
     let own: Vec<u32> = (0..batch * places).map(|row| (first + row / places) as u32).collect();
     let there = own_among(&logits, &own)?;
     // Images of this rank against all places.
-    let logits = (global.matmul(&locals.t()?)? / temperature)?.reshape((batch, images, places))?;
+    let logits = (inner_products(&global, &locals)? / temperature)?.reshape((batch, images, places))?;
     let own: Vec<u32> = (0..batch).map(|row| (first + row) as u32).collect();
     let mask = one_hot(&own, images, &logits)?.unsqueeze(2)?; // [B, N, 1]
     let positive = logits.broadcast_mul(&mask)?.sum(1)?; // [B, P]

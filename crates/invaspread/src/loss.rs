@@ -2,6 +2,7 @@
 
 use candle_core::{D, DType, Tensor};
 use contrastive_core::dist::Comm;
+use contrastive_core::tensor::inner_products;
 use contrastive_core::{Error, Result};
 
 /// A logit that no exponential sees, and finite, so that no `0 * inf` arises.
@@ -69,7 +70,7 @@ pub fn criterion(
     let other = Tensor::cat(&[&constant.narrow(0, batch, batch)?, &constant.narrow(0, 0, batch)?], 0)?;
     let all = comm.all_gather(constant)?; // [2B R, D]
     let positive = ((x * other)?.sum(1)? / temperature)?; // [2B]
-    let logits = (x.matmul(&all.t()?)? / temperature)?; // [2B, 2B R]
+    let logits = (inner_products(x, &all)? / temperature)?; // [2B, 2B R]
     let logits = (logits + not_negatives(batch, comm, x)?)?;
 
     let most = logits.detach().max(D::Minus1)?.maximum(&positive.detach())?;

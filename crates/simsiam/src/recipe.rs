@@ -180,14 +180,15 @@ fn cifar10_small() -> RunConfig<SimSiamConfig> {
     tiers::cifar10_small(SimSiamConfig { head, ..method }, 2)
 }
 
-/// A large rate, a wide predictor, and crops that leave most of the hand in both views: in 270 steps the tier's own teach
-/// SimSiam nothing but colours.
+/// Small batches, for more steps from the same images; a wide predictor, and crops that leave most of the hand in both
+/// views: in the tier's 270 steps its own teach SimSiam nothing but colours.
 fn smoke() -> RunConfig<SimSiamConfig> {
     let method = narrow();
     let head = HeadConfig { predictor_hidden: 512, ..method.head };
     let base = tiers::smoke(SimSiamConfig { head, ..method }, 2);
     RunConfig {
-        optim: OptimConfig { lr: 0.8, ..base.optim },
+        train: TrainConfig { epochs: 20, batch_size: 24, ..base.train },
+        optim: OptimConfig { lr: 0.2, ..base.optim },
         augment: two_views(tiers::light_ops(20, [0.6, 1.0], 0.0, tiers::SMOKE_NORM)),
         ..base
     }

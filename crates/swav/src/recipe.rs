@@ -242,12 +242,16 @@ fn cifar10_small() -> RunConfig<SwavConfig> {
 }
 
 fn smoke() -> RunConfig<SwavConfig> {
-    // Few prototypes for small batches, and nearly hard assignments: with an ε of 0.02 or more the loss stays at ln K for
-    // most of these few hundred steps.
+    // Small batches, for more steps; fewer prototypes than samples in them, and nearly hard assignments: with an ε of 0.02
+    // or more the loss stays at ln K for most of these few hundred steps.
     let method = SwavConfig { epsilon: 0.005, ..narrow(24, 2) };
     let run = tiers::smoke(method, 2);
     let schedule = Schedule::WarmupCosine { warmup_epochs: 2.0, end: 0.0, start: 0.0 };
-    RunConfig { optim: OptimConfig { lr: 0.3, schedule, ..run.optim }, ..run }
+    RunConfig {
+        train: TrainConfig { batch_size: 32, ..run.train },
+        optim: OptimConfig { lr: 0.3, schedule, ..run.optim },
+        ..run
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Tensor};
 use contrastive_core::dist::Comm;
+use contrastive_core::tensor::inner_products;
 use contrastive_core::{Error, Result};
 
 /// `scores` `[B, K]` of this rank's samples and all prototypes to assignments `[B, K]`, without gradient.
@@ -31,9 +32,10 @@ pub fn sinkhorn(scores: &Tensor, epsilon: f64, iterations: usize, comm: &Comm) -
     let mut u = Tensor::ones((1, prototypes), DType::F32, q.device())?;
     // Samples for each prototype.
     let share = (samples * comm.size()) as f64 / prototypes as f64;
+    let by_prototype = q.t()?.contiguous()?; // [K, B]
     for _ in 0..iterations {
-        u = (inverse(&comm.all_reduce_sum(&v.matmul(&q)?)?)? * share)?;
-        v = inverse(&u.matmul(&q.t()?)?)?;
+        u = (inverse(&comm.all_reduce_sum(&inner_products(&v, &by_prototype)?)?)? * share)?;
+        v = inverse(&inner_products(&u, &q)?)?;
     }
     let q = q.broadcast_mul(&u)?;
     // Samples come last, so that each of the assignments is a distribution.

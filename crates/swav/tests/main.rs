@@ -66,7 +66,7 @@ fn resumed_runs_end_in_the_same_bytes() -> Result<()> {
 #[test]
 fn features_get_better() -> Result<()> {
     let mut run = recipe::preset("smoke")?;
-    run.train.epochs = 4;
+    run.train.epochs = 8;
     testing::assert_learns(&run, 0.05)
 }
 
@@ -112,12 +112,19 @@ fn a_queue_shorter_than_a_batch_is_refused_at_once() -> Result<()> {
     Ok(())
 }
 
-/// What the instruments say of three epochs of the smoke preset with a network of four channels, after `change`.
+/// What the instruments say of three epochs of the smoke preset with a network of four channels and batches of 96, after
+/// `change`.
 fn warnings_of(change: impl Fn(&mut SwavConfig)) -> Result<Vec<WarningKind>> {
+    warnings_at(0.3, change)
+}
+
+/// The same at another learning rate.
+fn warnings_at(lr: f64, change: impl Fn(&mut SwavConfig)) -> Result<Vec<WarningKind>> {
     let mut run = recipe::preset("smoke")?;
     run.method.backbone = testing::tiny_resnet();
     run.method.projector.hidden = 64;
-    run.train.epochs = 3;
+    (run.train.epochs, run.train.batch_size) = (3, 96);
+    run.optim.lr = lr;
     change(&mut run.method);
     testing::warnings(&run)
 }
@@ -154,5 +161,18 @@ fn assignments_that_are_too_soft_collapse() -> Result<()> {
 #[test]
 fn far_more_prototypes_than_samples_collapse() -> Result<()> {
     assert_eq!(warnings_of(|method| method.prototypes = 512)?, [WarningKind::Rank]);
+    Ok(())
+}
+
+/// Where lengths are free, large steps make prototypes so long that every prediction is certain, and nothing is left to
+/// learn from. Unit length does not save such a rate, but keeps the gradient.
+#[test]
+fn prototypes_of_any_length_stop_learning() -> Result<()> {
+    let stops = |unit: bool| -> Result<bool> {
+        let seen = warnings_at(3.0, |method| method.normalize_prototypes = unit)?;
+        Ok(seen.contains(&WarningKind::VanishingGradient))
+    };
+    assert!(stops(false)?, "of any length");
+    assert!(!stops(true)?, "of unit length");
     Ok(())
 }

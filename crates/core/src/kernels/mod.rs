@@ -12,6 +12,7 @@ mod activation;
 mod attention;
 mod batch_norm;
 mod conv;
+mod drawn;
 mod exponentials;
 mod gelu;
 pub(crate) mod gemm;
@@ -27,7 +28,7 @@ mod residual;
 pub(crate) mod simd;
 mod sink;
 #[cfg(test)]
-mod test_support;
+pub(crate) mod test_support;
 mod tokens;
 mod weighted;
 
@@ -35,6 +36,7 @@ pub use activation::relu;
 pub use attention::{attention, attention_map};
 pub use batch_norm::{BatchNormArgs, BatchStatistics, Statistics, batch_norm_fixed, batch_norm_train};
 pub use conv::{ConvSettings, conv1d, conv2d};
+pub(crate) use drawn::{drawn_scores, drawn_sums};
 pub use exponentials::exponentials;
 pub use gelu::gelu;
 pub use layer_norm::layer_norm;
@@ -55,6 +57,6 @@ use candle_core::{DType, Tensor};
 use crate::tensor::storage;
 
 /// Whether `x` goes to our own operation (true) or to the composed twin.
-fn is_native(x: &Tensor) -> bool {
+pub(crate) fn is_native(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == DType::F32
 }

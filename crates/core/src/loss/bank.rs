@@ -4,12 +4,14 @@
 
 use super::{ContrastiveLoss, cross_entropy};
 use crate::dist::Comm;
+use crate::kernels::{drawn_scores, drawn_sums, is_native};
+use crate::tensor::inner_products;
 use crate::{Error, Result};
 use candle_core::{D, DType, Tensor};
 
-/// Elements of the bank that are gathered at a time. `[B, K + 1, D]` as a whole is 0.5 GB for the paper's ImageNet run
+/// Elements of the bank that are copied at a time. `[B, K + 1, D]` as a whole is 0.5 GB for the paper's ImageNet run
 /// and 8.6 GB for 65,536 negatives, and a graph would hold it until the backward pass.
-const GATHERED: usize = 1 << 24;
+const COPIED: usize = 1 << 24;
 
 /// The normalisation constant Z from one batch (section 3.2 of the paper): N times the mean of `exp(v·f/τ)` over all
 /// rows of all ranks, own ones included. `features` `[B, D]` must be of unit length already.
@@ -97,7 +99,7 @@ pub fn full_softmax(
     samples: &[u64],
     temperature: f64,
 ) -> Result<ContrastiveLoss> {
-    let logits = (features.matmul(&bank.detach().t()?)? / temperature)?; // [B, N]
+    let logits = (inner_products(features, &bank.detach())? / temperature)?; // [B, N]
     let labels: Vec<u32> = samples.iter().map(|&sample| sample as u32).collect();
     let loss = cross_entropy(&logits, &labels)?;
     let labels = Tensor::from_vec(labels, samples.len(), features.device())?;
@@ -105,13 +107,40 @@ pub fn full_softmax(
     Ok(ContrastiveLoss { loss, accuracy: right.to_dtype(DType::F32)?.mean_all()? })
 }
 
-/// The gathered rows `[b, K + 1, D]` and scores `v·f/τ` `[b, K + 1]` of some samples after the other. No graph.
+/// The rows that some samples are compared with.
+enum Rows {
+    /// Those of a bank, read where they lie: our own kernel on the CPU, whose sums are the same on every machine.
+    InPlace { bank: Tensor, which: Tensor },
+    /// A copy, `[b, K + 1, D]`.
+    Copied(Tensor),
+}
+
+impl Rows {
+    /// `v·f` `[b, K + 1]` of features `[b, D]`.
+    fn scores(&self, features: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::InPlace { bank, which } => drawn_scores(features, bank, which),
+            Self::Copied(rows) => Ok(rows.matmul(&features.unsqueeze(2)?.contiguous()?)?.squeeze(2)?),
+        }
+    }
+
+    /// `Σ_j weight_j v_j` `[b, D]` of weights `[b, K + 1]`.
+    fn sums(&self, weights: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::InPlace { bank, which } => drawn_sums(weights, bank, which),
+            Self::Copied(rows) => Ok(weights.unsqueeze(1)?.matmul(rows)?.squeeze(1)?),
+        }
+    }
+}
+
+/// The rows and scores `v·f/τ` `[b, K + 1]` of some samples after the other, or of all at once where rows need no copy. No
+/// graph.
 fn for_each_part(
     features: &Tensor,
     bank: &Tensor,
     rows: &Tensor,
     temperature: f64,
-    mut visit: impl FnMut(&Tensor, &Tensor) -> Result<()>,
+    mut visit: impl FnMut(&Rows, &Tensor) -> Result<()>,
 ) -> Result<()> {
     let ((batch, dim), (n, columns)) = (features.dims2()?, rows.dims2()?);
     if n != batch || n == 0 || columns < 2 {
@@ -122,14 +151,18 @@ fn for_each_part(
         ));
     }
     let (features, bank) = (features.detach(), bank.detach());
-    let part = (GATHERED / (columns * dim).max(1)).clamp(1, batch);
+    if is_native(&features) && is_native(&bank) {
+        let rows = Rows::InPlace { bank, which: rows.clone() };
+        let scores = (rows.scores(&features)? / temperature)?;
+        return visit(&rows, &scores);
+    }
+    let part = (COPIED / (columns * dim).max(1)).clamp(1, batch);
     for first in (0..batch).step_by(part) {
         let len = part.min(batch - first);
         let which = rows.narrow(0, first, len)?.flatten_all()?;
-        let gathered = bank.index_select(&which, 0)?.reshape((len, columns, dim))?;
-        let own = features.narrow(0, first, len)?.unsqueeze(2)?.contiguous()?; // [b, D, 1]
-        let scores = (gathered.matmul(&own)?.squeeze(2)? / temperature)?;
-        visit(&gathered, &scores)?;
+        let rows = Rows::Copied(bank.index_select(&which, 0)?.reshape((len, columns, dim))?);
+        let scores = (rows.scores(&features.narrow(0, first, len)?)? / temperature)?;
+        visit(&rows, &scores)?;
     }
     Ok(())
 }
@@ -146,10 +179,10 @@ fn over_rows(
     loss: impl Fn(&Tensor) -> Result<(Tensor, Tensor)>,
 ) -> Result<ContrastiveLoss> {
     let (mut losses, mut gradients, mut right) = (Vec::new(), Vec::new(), Vec::new());
-    for_each_part(features, bank, rows, temperature, |gathered, scores| {
+    for_each_part(features, bank, rows, temperature, |rows, scores| {
         let (value, slope) = loss(scores)?;
         losses.push(value);
-        gradients.push((slope.unsqueeze(1)?.matmul(gathered)?.squeeze(1)? / temperature)?);
+        gradients.push((rows.sums(&slope)? / temperature)?);
         let noise = scores.narrow(1, 1, scores.dim(1)? - 1)?.max(1)?;
         right.push(scores.narrow(1, 0, 1)?.squeeze(1)?.gt(&noise)?.to_dtype(DType::F32)?);
         Ok(())
@@ -169,29 +202,36 @@ mod tests {
     use super::*;
     use crate::tensor::l2_normalize;
 
-    /// The parts are an economy: more samples than fit into one give what one graph over everything gives.
+    /// Copies in parts are an economy, and rows read where they lie another: more samples than fit into one part give
+    /// what one graph over everything gives, in double precision (copies) and in single (none).
     #[test]
     fn parts_make_no_difference() -> Result<()> {
         let (n, k, d) = (37usize, 9000usize, 128usize);
-        assert!(GATHERED / (k + 1) / d < n);
+        assert!(COPIED / (k + 1) / d < n);
         let make = |count: usize, width: usize, f: f64| -> Result<Tensor> {
-            let values: Vec<f32> = (0..count * width).map(|i| (f * (i % 7919) as f64).sin() as f32).collect();
+            let values: Vec<f64> = (0..count * width).map(|i| (f * (i % 7919) as f64).sin()).collect();
             l2_normalize(&Tensor::from_vec(values, (count, width), &Device::Cpu)?)
         };
-        let bank = make(50, d, 0.7)?;
-        let features = Var::from_tensor(&make(n, d, 1.3)?)?;
         let rows: Vec<u32> = (0..n * (k + 1)).map(|i| (i * i % 50) as u32).collect();
         let rows = Tensor::from_vec(rows, (n, k + 1), &Device::Cpu)?;
-        let out = sampled_softmax(&features, &bank, &rows, 0.1)?;
-        let logits = (features.matmul(&bank.t()?)?.gather(&rows, 1)? / 0.1)?;
-        let expected = cross_entropy(&logits, &vec![0; n])?;
-        assert!((out.loss.to_scalar::<f32>()? - expected.to_scalar::<f32>()?).abs() < 1e-4);
-        let (got, expected) = (out.loss.backward()?, expected.backward()?);
-        let (Some(got), Some(expected)) = (got.get(&features), expected.get(&features)) else {
-            return Err(Error::data("test", "no gradient"));
-        };
-        let gap = (got - expected)?.abs()?.max_all()?.to_scalar::<f32>()?;
-        assert!(gap < 1e-5, "{gap}");
+        for dtype in [DType::F64, DType::F32] {
+            let bank = make(50, d, 0.7)?.to_dtype(dtype)?;
+            let features = Var::from_tensor(&make(n, d, 1.3)?.to_dtype(dtype)?)?;
+            let out = sampled_softmax(&features, &bank, &rows, 0.1)?;
+            let logits = (features.matmul(&bank.t()?)?.gather(&rows, 1)? / 0.1)?;
+            let expected = cross_entropy(&logits, &vec![0; n])?;
+            let gap = |a: &Tensor, b: &Tensor| -> Result<f64> {
+                Ok((a - b)?.abs()?.flatten_all()?.max(0)?.to_dtype(DType::F64)?.to_scalar::<f64>()?)
+            };
+            let of_loss = gap(&out.loss, &expected)?;
+            assert!(of_loss < 1e-4, "{dtype:?}: {of_loss}");
+            let (got, expected) = (out.loss.backward()?, expected.backward()?);
+            let (Some(got), Some(expected)) = (got.get(&features), expected.get(&features)) else {
+                return Err(Error::data("test", "no gradient"));
+            };
+            let of_gradient = gap(got, expected)?;
+            assert!(of_gradient < 1e-5, "{dtype:?}: {of_gradient}");
+        }
         Ok(())
     }
 }

@@ -4,6 +4,7 @@ use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Shape, Tensor};
 
 use super::storage::{slice, with};
 use crate::Result;
+use crate::kernels::simd::math::dot;
 
 /// Added to the sum of squares, *inside* the root, because the root's gradient at 0 is infinite and an all-zero row
 /// would otherwise turn the whole gradient to NaN.
@@ -33,20 +34,6 @@ struct Normalize;
 
 fn norm(row: &[f32]) -> f32 {
     (dot(row, row) + EPS).sqrt()
-}
-
-/// In sixteen sums, which the compiler keeps in vector registers.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    const LANES: usize = 16;
-    let mut sums = [0f32; LANES];
-    let (a, b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let rest: f32 = a.remainder().iter().zip(b.remainder()).map(|(a, b)| a * b).sum();
-    for (a, b) in a.zip(b) {
-        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
-            *sum += a * b;
-        }
-    }
-    sums.iter().sum::<f32>() + rest
 }
 
 impl CustomOp1 for Normalize {
