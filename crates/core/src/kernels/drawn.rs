@@ -14,14 +14,7 @@ use crate::{Error, Result};
 /// # Errors
 /// Shapes that do not fit, rows beyond the bank, tensors that are not `f32` on the CPU.
 pub(crate) fn drawn_scores(x: &Tensor, bank: &Tensor, rows: &Tensor) -> Result<Tensor> {
-    let (batch, drawn) = rows.dims2()?;
-    let (_, width) = bank.dims2()?;
-    let mut scores = vec![0f32; batch * drawn];
-    read(x, &[batch, width], bank, rows, |x, bank, rows| {
-        let parts = scores.par_chunks_mut(drawn).zip(x.par_chunks(width)).zip(rows.par_chunks(drawn));
-        parts.for_each(|((scores, x), rows)| scores_of(x, bank, rows, scores));
-    })?;
-    Ok(Tensor::from_vec(scores, (batch, drawn), x.device())?)
+    for_each_sample(x, bank.dim(1)?, bank, rows, rows.dim(1)?, scores_of)
 }
 
 /// `Σ_j weights[b, j] bank[rows[b, j]]`, `[B, D]`: the rows as in [`drawn_scores`], each with its weight `[B, K]`.
@@ -29,31 +22,25 @@ pub(crate) fn drawn_scores(x: &Tensor, bank: &Tensor, rows: &Tensor) -> Result<T
 /// # Errors
 /// As [`drawn_scores`].
 pub(crate) fn drawn_sums(weights: &Tensor, bank: &Tensor, rows: &Tensor) -> Result<Tensor> {
-    let (batch, drawn) = rows.dims2()?;
-    let (_, width) = bank.dims2()?;
-    let mut sums = vec![0f32; batch * width];
-    read(weights, &[batch, drawn], bank, rows, |weights, bank, rows| {
-        let parts = sums.par_chunks_mut(width).zip(weights.par_chunks(drawn)).zip(rows.par_chunks(drawn));
-        parts.for_each(|((sums, weights), rows)| sum_of(weights, bank, rows, sums));
-    })?;
-    Ok(Tensor::from_vec(sums, (batch, width), weights.device())?)
+    for_each_sample(weights, rows.dim(1)?, bank, rows, bank.dim(1)?, sum_of)
 }
 
-/// Calls `f` with the numbers of `x`, which has to have these dimensions, of the bank and of the rows.
-fn read(
+/// `[B, into]` by `kernel` for each sample: from its row of `x` `[B, from]`, the bank and its `rows`.
+fn for_each_sample(
     x: &Tensor,
-    dims: &[usize],
+    from: usize,
     bank: &Tensor,
     rows: &Tensor,
-    f: impl FnOnce(&[f32], &[f32], &[u32]),
-) -> Result<()> {
-    if x.dims() != dims {
-        return Err(Error::shape("drawn rows", format!("{dims:?}"), x.dims()));
+    into: usize,
+    kernel: impl Fn(&[f32], &[f32], &[u32], &mut [f32]) + Sync,
+) -> Result<Tensor> {
+    let ((batch, drawn), (count, _)) = (rows.dims2()?, bank.dims2()?);
+    if x.dims() != [batch, from] {
+        return Err(Error::shape("drawn rows", format!("[{batch}, {from}]"), x.dims()));
     }
     if rows.dtype() != DType::U32 || rows.elem_count() == 0 || bank.elem_count() == 0 {
         return Err(Error::shape("drawn rows", "u32, at least one, of a bank", rows.dims()));
     }
-    let count = bank.dim(0)?;
     let rows = rows.contiguous()?;
     let (rows_storage, layout) = rows.storage_and_layout();
     let (Storage::Cpu(rows_storage), Some((start, end))) = (&*rows_storage, layout.contiguous_offsets())
@@ -64,13 +51,15 @@ fn read(
     if let Some(row) = rows.iter().find(|&&row| row as usize >= count) {
         return Err(Error::data("drawn rows", format!("row {row} of a bank of {count}")));
     }
+    let mut out = vec![0f32; batch * into];
     storage::with(x, |x| {
         storage::with(bank, |bank| {
-            f(x, bank, rows);
+            let samples = out.par_chunks_mut(into).zip(x.par_chunks(from)).zip(rows.par_chunks(drawn));
+            samples.for_each(|((out, x), rows)| kernel(x, bank, rows, out));
             Ok(())
         })
     })?;
-    Ok(())
+    Ok(Tensor::from_vec(out, (batch, into), x.device())?)
 }
 
 vectorized! {

@@ -151,16 +151,16 @@ fn for_each_part(
         ));
     }
     let (features, bank) = (features.detach(), bank.detach());
-    if is_native(&features) && is_native(&bank) {
-        let rows = Rows::InPlace { bank, which: rows.clone() };
-        let scores = (rows.scores(&features)? / temperature)?;
-        return visit(&rows, &scores);
-    }
-    let part = (COPIED / (columns * dim).max(1)).clamp(1, batch);
+    let in_place = is_native(&features) && is_native(&bank);
+    let part = if in_place { batch } else { (COPIED / (columns * dim).max(1)).clamp(1, batch) };
     for first in (0..batch).step_by(part) {
         let len = part.min(batch - first);
-        let which = rows.narrow(0, first, len)?.flatten_all()?;
-        let rows = Rows::Copied(bank.index_select(&which, 0)?.reshape((len, columns, dim))?);
+        let which = rows.narrow(0, first, len)?;
+        let rows = if in_place {
+            Rows::InPlace { bank: bank.clone(), which }
+        } else {
+            Rows::Copied(bank.index_select(&which.flatten_all()?, 0)?.reshape((len, columns, dim))?)
+        };
         let scores = (rows.scores(&features.narrow(0, first, len)?)? / temperature)?;
         visit(&rows, &scores)?;
     }

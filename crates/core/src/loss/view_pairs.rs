@@ -1,15 +1,16 @@
 //! The logits of positives where two views of a batch stand in one tensor.
 
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 
 use super::paired_logits;
 use crate::Result;
+use crate::kernels::is_native;
 use crate::tensor::storage;
 
 /// `scale * z_i . z_p` for each row, where p is the other view of its sample: `z` `[2B, D]` holds the first views, then
 /// the second ones; `[2B]`.
 pub(super) fn view_logits(z: &Tensor, scale: f64) -> Result<Tensor> {
-    if z.device().is_cpu() && z.dtype() == DType::F32 {
+    if is_native(z) {
         return Ok(z.contiguous()?.apply_op1(ViewPairs { scale: scale as f32 })?);
     }
     composed(z, scale)
@@ -60,7 +61,7 @@ impl CustomOp1 for ViewPairs {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{Device, Var};
+    use candle_core::{DType, Device, Var};
 
     use super::*;
     use crate::loss::tests_support::embeddings;

@@ -1,8 +1,8 @@
 //! Momentum encoders: exponential moving averages of parameters.
 
-use candle_core::{CpuStorage, DType, InplaceOp2, Layout, bail};
+use candle_core::{CpuStorage, InplaceOp2, Layout, bail};
 
-use crate::kernels::lerp;
+use crate::kernels::{is_native, lerp};
 use crate::nn::{Kind, ParamStore};
 use crate::{Error, Result};
 
@@ -44,7 +44,7 @@ pub fn ema_update(target: &ParamStore, source: &ParamStore, momentum: f64, buffe
     }
     for (target, source, momentum) in pairs {
         let (old, new) = (target.as_detached_tensor(), source.as_detached_tensor());
-        if old.device().is_cpu() && old.dtype() == DType::F32 {
+        if is_native(&old) {
             old.inplace_op2(&new, &Lerp { momentum: momentum as f32 })?;
         } else {
             target.set(&((old * momentum)? + (new * (1.0 - momentum))?)?)?;

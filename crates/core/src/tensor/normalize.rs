@@ -1,9 +1,10 @@
 //! Rows of unit length.
 
-use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, D, Layout, Shape, Tensor};
 
 use super::storage::{slice, with};
 use crate::Result;
+use crate::kernels::is_native;
 use crate::kernels::simd::math::dot;
 
 /// Added to the sum of squares, *inside* the root, because the root's gradient at 0 is infinite and an all-zero row
@@ -17,7 +18,7 @@ const EPS: f32 = 1e-12;
 /// # Errors
 /// An empty last dimension.
 pub fn l2_normalize(x: &Tensor) -> Result<Tensor> {
-    if x.device().is_cpu() && x.dtype() == DType::F32 && x.elem_count() > 0 {
+    if is_native(x) && x.elem_count() > 0 {
         return Ok(x.contiguous()?.apply_op1(Normalize)?);
     }
     composed(x)
@@ -72,7 +73,7 @@ impl CustomOp1 for Normalize {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{Device, Var};
+    use candle_core::{DType, Device, Var};
 
     use super::*;
     use crate::rng::{Key, Purpose};

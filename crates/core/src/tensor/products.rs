@@ -22,7 +22,7 @@ pub fn inner_products(x: &Tensor, y: &Tensor) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::test_support::random;
+    use crate::kernels::test_support::{assert_close, random};
     use crate::tensor::{GradCheck, check_gradients};
 
     #[test]
@@ -32,8 +32,7 @@ mod tests {
             let expected = inputs[0].matmul(&inputs[1].t()?)?;
             for precision in [Precision::F32, Precision::Bf16] {
                 let got = with_precision(precision, || inner_products(&inputs[0], &inputs[1]))?;
-                let gap = (got - &expected)?.abs()?.max_all()?.to_scalar::<f32>()?;
-                assert!(gap < 1e-4, "{precision:?}, {n} x {m} x {d}: {gap}");
+                assert_close(&got, &expected, &format!("{precision:?}, {n} x {m} x {d}"))?;
             }
             check_gradients(&inputs, GradCheck::default(), |x| inner_products(&x[0], &x[1]))?;
         }

@@ -1,16 +1,17 @@
 //! `log(1 + e^x)`.
 
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 
 use super::storage::slice;
 use crate::Result;
+use crate::kernels::is_native;
 
 /// `log(1 + e^x)`, without overflow and to the last digits on both sides of 0. Any shape.
 ///
 /// # Errors
 /// Candle's.
 pub fn softplus(x: &Tensor) -> Result<Tensor> {
-    if x.device().is_cpu() && x.dtype() == DType::F32 {
+    if is_native(x) {
         return Ok(x.contiguous()?.apply_op1(Softplus)?);
     }
     composed(x)

@@ -12,8 +12,9 @@ mod kernels;
 
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, D, DType, Device, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, D, Layout, Shape, Tensor};
 
+use crate::kernels::is_native;
 use crate::kernels::memory::Buffer;
 use crate::tensor::storage::{slice, with};
 use crate::{Error, Result};
@@ -68,7 +69,7 @@ pub(super) fn negatives(
     scale: f64,
     excluded: Excluded,
 ) -> Result<Negatives> {
-    if !fused(rows) || !fused(columns) {
+    if !is_native(rows) || !is_native(columns) {
         return plain(rows, columns, scale, excluded);
     }
     let op = Tiled::new(scale, excluded);
@@ -77,15 +78,11 @@ pub(super) fn negatives(
 
 /// The negatives of `rows` `[M, D]` among themselves; exclusion must be symmetric. Half the work of [`negatives`].
 pub(super) fn symmetric_negatives(rows: &Tensor, scale: f64, excluded: Excluded) -> Result<Negatives> {
-    if !fused(rows) {
+    if !is_native(rows) {
         return plain(rows, rows, scale, excluded);
     }
     let op = Tiled::new(scale, excluded);
     Negatives::from_rows(&rows.contiguous()?.apply_op1(op)?)
-}
-
-fn fused(x: &Tensor) -> bool {
-    matches!(x.device(), Device::Cpu) && x.dtype() == DType::F32
 }
 
 /// The same from plain operations, with the whole matrix of logits, on any device and in f64 too.

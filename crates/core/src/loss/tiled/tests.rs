@@ -1,6 +1,6 @@
 use super::*;
 use crate::rng::{Key, Purpose};
-use candle_core::Var;
+use candle_core::{DType, Device, Var};
 use proptest::prelude::*;
 
 fn embeddings(seed: u64, n: usize, d: usize, size: f64) -> Tensor {
