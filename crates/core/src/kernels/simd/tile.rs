@@ -278,7 +278,7 @@ mod avx2 {
             let mut sums = [[_mm256_setzero_ps(); 2]; ROWS];
             for tap in taps {
                 let (mut a, mut b) = (t.a.add(tap.a), t.b.add(tap.b));
-                // Some steps of the depth at a time, `$a_step` apart in A.
+                // `$count` steps of the depth, `$a_step` apart in A.
                 macro_rules! steps {
                     ($count:expr, $a_step:expr) => {
                         for k in 0..$count {
@@ -294,18 +294,21 @@ mod avx2 {
                         a = a.wrapping_add($count * $a_step);
                     };
                 }
-                // Steps side by side have their distances in the instructions: a tenth faster than computing them.
+                // Four steps in one turn are a tenth faster, half of it because their distances in A are constants.
+                macro_rules! depth {
+                    ($a_step:expr) => {
+                        for _ in 0..t.depth / 4 {
+                            steps!(4, $a_step);
+                        }
+                        for _ in 0..t.depth % 4 {
+                            steps!(1, $a_step);
+                        }
+                    };
+                }
                 if t.a_step == 1 {
-                    for _ in 0..t.depth / 4 {
-                        steps!(4, 1);
-                    }
-                    for _ in 0..t.depth % 4 {
-                        steps!(1, 1);
-                    }
+                    depth!(1);
                 } else {
-                    for _ in 0..t.depth {
-                        steps!(1, t.a_step);
-                    }
+                    depth!(t.a_step);
                 }
             }
             for r in 0..ROWS {
