@@ -294,7 +294,7 @@ mod avx2 {
                         a = a.wrapping_add($count * $a_step);
                     };
                 }
-                // Four steps in one turn are a tenth faster, half of it because their distances in A are constants.
+                // Four steps in one turn, their distances constant where they lie side by side: about a tenth faster.
                 macro_rules! depth {
                     ($a_step:expr) => {
                         for _ in 0..t.depth / 4 {
