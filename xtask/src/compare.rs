@@ -202,7 +202,9 @@ fn machine() -> String {
 
 #[cfg(target_arch = "x86_64")]
 fn instructions() -> &'static str {
-    if is_x86_feature_detected!("avx512f") {
+    if Precision::Bf16x3.is_native() {
+        "with AVX-512 and AMX"
+    } else if is_x86_feature_detected!("avx512f") {
         "with AVX-512"
     } else if is_x86_feature_detected!("avx2") {
         "with AVX2"

@@ -82,7 +82,7 @@ pub struct Arguments {
 
 /// How much to spend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Tier {
+pub(crate) enum Tier {
     /// Embedded data, minutes on two cores.
     Smoke,
     /// CIFAR-10, an hour on a CPU.
@@ -100,8 +100,8 @@ impl Tier {
         }
     }
 
-    /// The data set and the method's preset.
-    fn data(self) -> &'static str {
+    /// The name of its data set.
+    pub(crate) fn data(self) -> &'static str {
         match self {
             Self::Smoke => "sign-digits",
             Self::Small => "cifar10",
@@ -110,7 +110,7 @@ impl Tier {
     }
 
     /// A method's preset for this tier; in tier `paper` its first, which is the paper's own main setting.
-    fn preset(self, method: &str) -> Result<&'static str> {
+    pub(crate) fn preset(self, method: &str) -> Result<&'static str> {
         match self {
             Self::Smoke => Ok("smoke"),
             Self::Small => Ok("cifar10-small"),
@@ -131,6 +131,17 @@ impl Tier {
     /// Training samples of each class, where not all are used.
     fn per_class(self) -> Option<usize> {
         (self == Self::Small).then_some(1000)
+    }
+
+    /// The images of the data set `name` to train and to test on.
+    pub(crate) fn images(self, name: &str) -> Result<(Images, Images)> {
+        let train = data::source(name, Split::Train)?;
+        let test = data::source(name, Split::Test)?;
+        let train: Images = match self.per_class() {
+            Some(n) => Arc::new(Subset::class_balanced(train, n, 0)?),
+            None => train,
+        };
+        Ok((train, test))
     }
 }
 
@@ -275,13 +286,7 @@ fn open(arguments: &Arguments) -> Result<(Images, Images)> {
     if tier == Tier::Paper && arguments.data.is_none() {
         bail!("tier paper needs --data DIR with the folders `train` and `val` of ImageNet (image-net.org)");
     }
-    let train = data::source(name, Split::Train)?;
-    let test = data::source(name, Split::Test)?;
-    let train: Images = match tier.per_class() {
-        Some(n) => Arc::new(Subset::class_balanced(train, n, 0)?),
-        None => train,
-    };
-    Ok((train, test))
+    tier.images(name)
 }
 
 fn missing(method: &str, tier: Tier, why: &str) -> Row {
@@ -408,7 +413,22 @@ impl Session<'_> {
         let (train, test) = self.features(plan.eval(), |x| method.features(x))?;
         let (curve, seconds) = curves::Curve::read(plan.name(), plan.seed(), &dir)?;
         curves::merge(&self.results.with_file_name("curves.json"), vec![curve])?;
+        if plan.name() == cpc::IMAGES {
+            self.units(&dir, method.as_ref())?;
+        }
         self.record(plan.name(), plan, seconds, &train, &test)
+    }
+
+    /// CPC's figure 5, in the directory of the run; in tier `smoke` also in the documentation.
+    fn units(&self, run: &Path, method: &dyn Method) -> Result<()> {
+        let file = run.join("units.png");
+        cpc::units::draw(run, method, self.test.clone(), &self.device, self.arguments.workers, &file)?;
+        println!("{}", file.display());
+        if self.arguments.tier == Tier::Smoke && self.arguments.out.is_none() {
+            let shown = tables::root().join("docs/figures/cpc-units-smoke.png");
+            std::fs::copy(&file, &shown).with_context(|| shown.display().to_string())?;
+        }
+        Ok(())
     }
 
     /// Measures every protocol on a pair of feature sets.

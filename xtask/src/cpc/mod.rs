@@ -7,6 +7,7 @@ pub mod pages;
 mod rl;
 mod speech;
 mod text;
+pub mod units;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;

@@ -116,8 +116,9 @@ impl MethodConfig for CrdConfig {
 }
 
 /// The names that [`preset`] knows, each with where its settings come from.
-pub const PRESETS: [(&str, &str); 2] = [
+pub const PRESETS: [(&str, &str); 3] = [
     ("cifar100", "the official repository: ResNet-20 from ResNet-56, 240 epochs of SGD"),
+    ("cifar10-small", "10,000 images of CIFAR-10: ResNet-8 from a ResNet-18 of width 16"),
     ("smoke", "the embedded sign-language digits: a narrow student"),
 ];
 
@@ -129,6 +130,7 @@ pub const PRESETS: [(&str, &str); 2] = [
 pub fn preset(name: &str) -> Result<RunConfig<CrdConfig>> {
     match name {
         "cifar100" => Ok(cifar100()),
+        "cifar10-small" => Ok(cifar10_small()),
         "smoke" => Ok(smoke()),
         _ => Err(unknown_preset(name, &PRESETS)),
     }
@@ -141,7 +143,7 @@ pub fn preset(name: &str) -> Result<RunConfig<CrdConfig>> {
 pub fn teacher(name: &str) -> Result<BackboneConfig> {
     match name {
         "cifar100" => Ok(small_resnet(56)),
-        "smoke" => Ok(tiers::narrow_resnet().into()),
+        "cifar10-small" | "smoke" => Ok(tiers::narrow_resnet().into()),
         _ => Err(unknown_preset(name, &PRESETS)),
     }
 }
@@ -175,12 +177,28 @@ fn cifar100() -> RunConfig<CrdConfig> {
             optimizer: OptimizerConfig::Sgd(SgdConfig { weight_decay: 5e-4, ..SgdConfig::default() }),
             weight_decay_end: None,
         },
-        // The official code crops 32 pixels out of a border of 4 zeros; recipes here have no border.
-        augment: Recipe {
-            views: vec![view("view", 1, [crop(32, [0.6, 1.0]), flip(), normalize(norm.0, norm.1)])],
-            ..Recipe::default()
-        },
+        augment: mirrored_crops(norm),
         eval: EvalTransform::as_is(norm.0, norm.1),
+    }
+}
+
+/// The official code crops 32 pixels out of a border of 4 zeros; recipes here have no border.
+fn mirrored_crops((mean, std): ([f32; 3], [f32; 3])) -> Recipe {
+    Recipe {
+        views: vec![view("view", 1, [crop(32, [0.6, 1.0]), flip(), normalize(mean, std)])],
+        ..Recipe::default()
+    }
+}
+
+/// Batch and rate of `cifar100`, but a cosine, and negatives in the same proportion to the images.
+fn cifar10_small() -> RunConfig<CrdConfig> {
+    let base = cifar100();
+    let small = tiers::cifar10_small(method(small_resnet(8), 10, 4096), 1);
+    RunConfig {
+        train: TrainConfig { epochs: 48, ..base.train },
+        optim: OptimConfig { schedule: small.optim.schedule, ..base.optim },
+        augment: mirrored_crops(tiers::CIFAR_NORM),
+        ..small
     }
 }
 

@@ -37,6 +37,15 @@ impl Precision {
             Self::Bf16x3 => "bf16x3",
         }
     }
+
+    /// Whether this machine's processor multiplies so by itself. Elsewhere `Bf16` rounds operands for 32-bit products,
+    /// which takes longer than `F32`, and `Bf16x3` is `F32`.
+    pub fn is_native(self) -> bool {
+        match self {
+            Self::F32 | Self::F32Exact => true,
+            Self::Bf16 | Self::Bf16x3 => super::gemm::bf16::Way::of(self).is_some_and(|way| way.is_native()),
+        }
+    }
 }
 
 impl std::str::FromStr for Precision {

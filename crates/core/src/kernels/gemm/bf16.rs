@@ -82,6 +82,11 @@ impl Way {
             Precision::Bf16x3 => None,
         }
     }
+
+    /// Whether this machine has instructions for it.
+    pub(crate) fn is_native(self) -> bool {
+        !matches!(self, Self::Rounded)
+    }
 }
 
 /// `y = x w^T + bias`; the bias is not rounded.
