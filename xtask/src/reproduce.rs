@@ -1,6 +1,6 @@
 //! `cargo xtask reproduce`: from data to tables.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 

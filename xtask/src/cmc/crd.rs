@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use candle_core::Device;
 use contrastive_cmc::crd::config::{preset, teacher};
 use contrastive_cmc::crd::{Classifier, Crd, CrdConfig, Terms};
-use contrastive_core::data::{Source, Split};
+use contrastive_core::data::Source;
 use contrastive_core::eval::Outcome;
 use contrastive_core::experiment::{RunConfig, features, loader, train};
 use contrastive_core::train::Method;
@@ -69,7 +69,8 @@ impl Task<'_> {
     ) -> Result<Arc<Classifier>> {
         let session = self.session;
         let run: RunConfig<CrdConfig> = session.configured(base, epochs(session, base.train.epochs), seed)?;
-        let labels = self.train.labels().context("labels")?.to_vec();
+        let labels: Option<Vec<u32>> = (0..self.train.len()).map(|i| self.train.label(i)).collect();
+        let labels = labels.with_context(|| format!("{}: images without labels", self.train.name()))?;
         let dir = format!("cmc-crd-{}", name.replace([',', ' ', '+'], "-"));
         let (method, seconds) = session.train(&dir, seed, |options| {
             let batches = loader(&run, self.train.clone(), options.workers, &options.comm)?;
