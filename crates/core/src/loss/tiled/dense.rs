@@ -54,8 +54,7 @@ impl Problem<'_> {
     /// As [`Problem::symmetric_backward`].
     pub(super) fn dense_backward(&self, mut logits: Buffer, lse: &[f32], gradient: &[f32]) -> Vec<f32> {
         let n = self.n();
-        // The scale of the chain rule, here rather than in a pass over the result.
-        let factor: Vec<f32> = self.factors(lse, gradient).iter().map(|f| f * self.scale).collect();
+        let factor = self.factors(lse, gradient);
         logits.par_chunks_mut(BLOCK * n).enumerate().for_each(|(block, logits)| {
             kernels::symmetric_weights(logits, n, &factor[block * BLOCK..], &factor);
         });

@@ -9,6 +9,7 @@ use rayon::prelude::*;
 
 use super::kernels;
 use super::{Excluded, NO_NEGATIVES};
+use crate::kernels::gemm;
 
 /// Logits up to this size can be exponentiated without a shift: `e^±40` times any number of terms stays in f32's range.
 const BOUND: f32 = 40.0;
@@ -48,15 +49,10 @@ impl Problem<'_> {
     fn tile(&self, i: usize, height: usize, j: usize, width: usize, tile: &mut [f32]) {
         let d = self.d;
         let (rows, columns) = (&self.rows[i * d..][..height * d], &self.columns[j * d..][..width * d]);
-        product(
-            tile,
-            rows,
-            columns,
-            Shape { m: height, n: width, k: d },
-            Form::RightTransposed,
-            self.scale,
-            false,
-        );
+        gemm::linear(height, d, width, rows, columns, None, tile);
+        // Not in the rows beforehand: where all rows are the same, rounding then makes a negative another number than the
+        // positive.
+        kernels::scale(tile, self.scale);
         for (row, logits) in tile.chunks_exact_mut(width).enumerate() {
             for column in self.excluded.columns(i + row).into_iter().flatten() {
                 if (j..j + width).contains(&column) {
@@ -170,6 +166,8 @@ impl Problem<'_> {
         columns: bool,
     ) -> (Vec<f32>, Option<Vec<f32>>) {
         let (m, n, d, b) = (self.m(), self.n(), self.d, side(self.n()));
+        // The scale of the chain rule, here rather than in a pass over the results.
+        let gradient: Vec<f32> = gradient.iter().map(|g| g * self.scale).collect();
         let mut row_gradient = vec![0f32; m * d];
         let mut column_gradient = vec![0f32; if columns { n * d } else { 0 }];
         let mut partial = vec![0f32; n.div_ceil(b) * group(b).min(m) * d];
@@ -179,6 +177,7 @@ impl Problem<'_> {
                 let j = block * b;
                 let width = (n - j).min(b);
                 let mut tile = vec![0f32; b * width];
+                let mut part = vec![0f32; own.len()];
                 let columns_here = &self.columns[j * d..][..width * d];
                 for i in (0..height).step_by(b) {
                     let rows = (height - i).min(b);
@@ -187,12 +186,11 @@ impl Problem<'_> {
                     self.tile(at, rows, j, width, tile);
                     kernels::weights(tile, width, &lse[at..at + rows], &gradient[at..at + rows]);
                     let out = &mut partial[i * d..][..rows * d];
-                    let shape = Shape { m: rows, n: d, k: width };
-                    product(out, tile, columns_here, shape, Form::Plain, self.scale, false);
+                    gemm::linear_backward_data(rows, d, width, tile, columns_here, out, false);
                     if columns {
                         let rows_here = &self.rows[at * d..][..rows * d];
-                        let shape = Shape { m: width, n: d, k: rows };
-                        product(own, tile, rows_here, shape, Form::LeftTransposed, self.scale, true);
+                        gemm::linear_backward_weight(rows, d, width, rows_here, tile, &mut part);
+                        kernels::add(own, &part);
                     }
                 }
             };
@@ -208,9 +206,11 @@ impl Problem<'_> {
         (row_gradient, columns.then_some(column_gradient))
     }
 
-    /// What `e^logit` has to be multiplied by for the gradient of each row's log-sum-exp.
+    /// What `e^logit` has to be multiplied by for the gradient of each row's log-sum-exp, times the scale of the chain
+    /// rule: here rather than in a pass over the result.
     pub(super) fn factors(&self, lse: &[f32], gradient: &[f32]) -> Vec<f32> {
-        let of = |(&g, &lse): (&f32, &f32)| if lse == NO_NEGATIVES { 0.0 } else { g * (-lse).exp() };
+        let of =
+            |(&g, &lse): (&f32, &f32)| if lse == NO_NEGATIVES { 0.0 } else { g * (-lse).exp() * self.scale };
         gradient.iter().zip(lse).map(of).collect()
     }
 
@@ -237,6 +237,7 @@ impl Problem<'_> {
                 let j = block * b;
                 let width = own.len() / d;
                 let mut tile = vec![0f32; b * width];
+                let mut part = vec![0f32; own.len()];
                 let columns = &self.columns[(first + j) * d..][..width * d];
                 for i in (0..height.min(j + 1)).step_by(b) {
                     let rows = (height - i).min(b);
@@ -246,12 +247,11 @@ impl Problem<'_> {
                     let (rows_factor, columns_factor) = (&factor[row..][..rows], &factor[column..][..width]);
                     kernels::symmetric_weights(tile, width, rows_factor, columns_factor);
                     let out = &mut partial[i * d..][..rows * d];
-                    let shape = Shape { m: rows, n: d, k: width };
-                    product(out, tile, columns, shape, Form::Plain, self.scale, false);
+                    gemm::linear_backward_data(rows, d, width, tile, columns, out, false);
                     if i != j {
                         let rows_here = &self.rows[row * d..][..rows * d];
-                        let shape = Shape { m: width, n: d, k: rows };
-                        product(own, tile, rows_here, shape, Form::LeftTransposed, self.scale, true);
+                        gemm::linear_backward_weight(rows, d, width, rows_here, tile, &mut part);
+                        kernels::add(own, &part);
                     }
                 }
             });
@@ -267,9 +267,7 @@ fn add_partials(rows: &mut [f32], partial: &[f32], triangle: usize, block: usize
     let length = rows.len();
     rows.par_chunks_mut(block).enumerate().for_each(|(index, chunk)| {
         for part in partial.chunks_exact(length).skip(triangle * index) {
-            for (total, add) in chunk.iter_mut().zip(&part[index * block..]) {
-                *total += add;
-            }
+            kernels::add(chunk, &part[index * block..]);
         }
     });
 }
@@ -290,55 +288,4 @@ fn merge(max: &mut f32, sum: &mut f64, part_max: f32, part_sum: f32) {
 
 fn log_sum(max: f32, sum: f64) -> f32 {
     if sum == 0.0 { NO_NEGATIVES } else { (f64::from(max) + sum.ln()) as f32 }
-}
-
-/// `m x n` is the result, `k` the summed length.
-#[derive(Clone, Copy)]
-struct Shape {
-    m: usize,
-    n: usize,
-    k: usize,
-}
-
-#[derive(Clone, Copy)]
-enum Form {
-    /// `[m, k] [k, n]`
-    Plain,
-    /// `[m, k] [n, k]ᵀ`
-    RightTransposed,
-    /// `[k, m]ᵀ [k, n]`
-    LeftTransposed,
-}
-
-/// `out = scale * left right`, or `out +=` with `add`; all row-major.
-fn product(out: &mut [f32], left: &[f32], right: &[f32], shape: Shape, form: Form, scale: f32, add: bool) {
-    let Shape { m, n, k } = shape;
-    assert!(out.len() >= m * n && left.len() >= m * k && right.len() >= k * n, "operands too short");
-    let (left_column, left_row) = if let Form::LeftTransposed = form { (m, 1) } else { (1, k) };
-    let (right_column, right_row) = if let Form::RightTransposed = form { (k, 1) } else { (1, n) };
-    // SAFETY: the lengths were just checked against the shape, the strides are those of dense matrices of it, and
-    // `out` is borrowed uniquely.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            out.as_mut_ptr(),
-            1,
-            n as isize,
-            add,
-            left.as_ptr(),
-            left_column as isize,
-            left_row as isize,
-            right.as_ptr(),
-            right_column as isize,
-            right_row as isize,
-            1.0,
-            scale,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
-    }
 }

@@ -1,9 +1,9 @@
 //! The element-wise work on one tile of logits: exponentials, row and column statistics, softmax weights.
 //!
-//! Each kernel is one generic body compiled twice: with AVX2 and FMA for machines that have them (found at run time)
-//! and for the build's own target. The loops are written so that the compiler vectorises them.
+//! The loops are written so that the compiler vectorises them.
 
-use crate::kernels::simd::math::{exp, larger};
+use crate::kernels::simd::math::{exp, fused, larger};
+use crate::kernels::simd::vectorized;
 
 /// Lanes of a reduction: two AVX-512 or four AVX registers, enough to hide the latency of additions.
 const LANES: usize = 32;
@@ -97,48 +97,54 @@ fn symmetric_weights_body<const FMA: bool>(
     }
 }
 
-/// Defines `name`, which runs `body` with the best instructions that this machine has.
-macro_rules! dispatched {
-    ($(#[$doc:meta])* $name:ident = $body:ident($($arg:ident: $type:ty),*)) => {
-        $(#[$doc])*
-        pub(super) fn $name($($arg: $type),*) {
-            #[cfg(target_arch = "x86_64")]
-            {
-                #[target_feature(enable = "avx2,fma")]
-                fn fast($($arg: $type),*) {
-                    $body::<true>($($arg),*)
-                }
-                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                    // SAFETY: both features were just found.
-                    return unsafe { fast($($arg),*) };
-                }
-            }
-            // Every AArch64 machine multiplies and adds in one instruction.
-            $body::<{ cfg!(target_arch = "aarch64") }>($($arg),*)
+vectorized! {
+    /// All of `tile` times `factor`.
+    pub(super) fn scale(tile: &mut [f32], factor: f32) {
+        for s in tile {
+            *s *= factor;
         }
-    };
+    }
+
+    /// `total += part`, as far as both go.
+    pub(super) fn add(total: &mut [f32], part: &[f32]) {
+        for (total, add) in total.iter_mut().zip(part) {
+            *total += add;
+        }
+    }
 }
 
-dispatched! {
+fused! {
     /// See [`row_stats_body`].
-    row_stats = row_stats_body(tile: &[f32], columns: usize, max: &mut [f32], sum: &mut [f32])
-}
-dispatched! {
+    pub(super) fn row_stats<const FMA: bool>(tile: &[f32], columns: usize, max: &mut [f32], sum: &mut [f32]) {
+        row_stats_body::<FMA>(tile, columns, max, sum);
+    }
+
     /// See [`symmetric_stats_body`].
-    symmetric_stats = symmetric_stats_body(
-        tile: &[f32], columns: usize, row_max: &mut [f32], row_sum: &mut [f32],
-        column_max: &mut [f32], column_sum: &mut [f32]
-    )
-}
-dispatched! {
+    pub(super) fn symmetric_stats<const FMA: bool>(
+        tile: &[f32],
+        columns: usize,
+        row_max: &mut [f32],
+        row_sum: &mut [f32],
+        column_max: &mut [f32],
+        column_sum: &mut [f32],
+    ) {
+        symmetric_stats_body::<FMA>(tile, columns, row_max, row_sum, column_max, column_sum);
+    }
+
     /// See [`weights_body`].
-    weights = weights_body(tile: &mut [f32], columns: usize, lse: &[f32], gradient: &[f32])
-}
-dispatched! {
+    pub(super) fn weights<const FMA: bool>(tile: &mut [f32], columns: usize, lse: &[f32], gradient: &[f32]) {
+        weights_body::<FMA>(tile, columns, lse, gradient);
+    }
+
     /// See [`symmetric_weights_body`].
-    symmetric_weights = symmetric_weights_body(
-        tile: &mut [f32], columns: usize, row_factor: &[f32], column_factor: &[f32]
-    )
+    pub(super) fn symmetric_weights<const FMA: bool>(
+        tile: &mut [f32],
+        columns: usize,
+        row_factor: &[f32],
+        column_factor: &[f32],
+    ) {
+        symmetric_weights_body::<FMA>(tile, columns, row_factor, column_factor);
+    }
 }
 
 #[cfg(test)]
