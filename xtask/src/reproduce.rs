@@ -419,12 +419,13 @@ impl Session<'_> {
         self.record(plan.name(), plan, seconds, &train, &test)
     }
 
-    /// CPC's figure 5, in the directory of the run; in tier `smoke` also in the documentation.
+    /// CPC's figure 5, in the directory of the run; of the embedded images also in the documentation.
     fn units(&self, run: &Path, method: &dyn Method) -> Result<()> {
         let file = run.join("units.png");
         cpc::units::draw(run, method, self.test.clone(), &self.device, self.arguments.workers, &file)?;
         println!("{}", file.display());
-        if self.arguments.tier == Tier::Smoke && self.arguments.out.is_none() {
+        let arguments = self.arguments;
+        if arguments.tier == Tier::Smoke && arguments.data.is_none() && arguments.out.is_none() {
             let shown = tables::root().join("docs/figures/cpc-units-smoke.png");
             std::fs::copy(&file, &shown).with_context(|| shown.display().to_string())?;
         }
