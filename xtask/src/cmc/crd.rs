@@ -32,6 +32,8 @@ struct Task<'s> {
     session: &'s Session,
     preset: &'static str,
     train: Images,
+    /// Those of `train`.
+    labels: Vec<u32>,
     test: Images,
 }
 
@@ -39,7 +41,9 @@ struct Task<'s> {
 pub fn pairs(session: &Session) -> Result<()> {
     let tier = if session.small { Tier::Small } else { Tier::Smoke };
     let (train, test) = tier.images(tier.data())?;
-    let task = Task { session, preset: tier.preset(super::GROUP)?, train, test };
+    let labels: Option<Vec<u32>> = (0..train.len()).map(|i| train.label(i)).collect();
+    let labels = labels.with_context(|| format!("{}: images without labels", train.name()))?;
+    let task = Task { session, preset: tier.preset(super::GROUP)?, train, labels, test };
     for seed in session.seeds(&[0]) {
         let base = preset(task.preset)?;
         let mut taught = base.clone();
@@ -69,12 +73,10 @@ impl Task<'_> {
     ) -> Result<Arc<Classifier>> {
         let session = self.session;
         let run: RunConfig<CrdConfig> = session.configured(base, epochs(session, base.train.epochs), seed)?;
-        let labels: Option<Vec<u32>> = (0..self.train.len()).map(|i| self.train.label(i)).collect();
-        let labels = labels.with_context(|| format!("{}: images without labels", self.train.name()))?;
         let dir = format!("cmc-crd-{}", name.replace([',', ' ', '+'], "-"));
         let (method, seconds) = session.train(&dir, seed, |options| {
             let batches = loader(&run, self.train.clone(), options.workers, &options.comm)?;
-            let mut method = Crd::new(run.method.clone(), teacher.clone(), &labels, seed, &Device::Cpu)?;
+            let mut method = Crd::new(run.method.clone(), teacher.clone(), &self.labels, seed, &Device::Cpu)?;
             let outcome = train(&run, &mut method, &batches, options)?;
             Ok((method, outcome))
         })?;
