@@ -407,7 +407,8 @@ pub(crate) fn lerp(target: &mut [f32], source: &[f32], momentum: f32) {
 }
 
 vectorized! {
-    fn add_chunk(part: &[f32], sum: &mut [f32]) {
+    /// `sum += part` on this thread, as far as both go.
+    pub(crate) fn add_chunk(part: &[f32], sum: &mut [f32]) {
         for (sum, part) in sum.iter_mut().zip(part) {
             *sum += part;
         }

@@ -18,7 +18,7 @@ mod gelu;
 pub(crate) mod gemm;
 mod layer_norm;
 mod linear;
-mod map;
+pub(crate) mod map;
 pub(crate) mod memory;
 pub(crate) mod parallel;
 mod pool;

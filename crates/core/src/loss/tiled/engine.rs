@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use super::kernels;
 use super::{Excluded, NO_NEGATIVES};
 use crate::kernels::gemm;
+use crate::kernels::map::add_chunk;
 
 /// Logits up to this size can be exponentiated without a shift: `e^±40` times any number of terms stays in f32's range.
 const BOUND: f32 = 40.0;
@@ -190,7 +191,7 @@ impl Problem<'_> {
                     if columns {
                         let rows_here = &self.rows[at * d..][..rows * d];
                         gemm::linear_backward_weight(rows, d, width, rows_here, tile, &mut part);
-                        kernels::add(own, &part);
+                        add_chunk(&part, own);
                     }
                 }
             };
@@ -251,7 +252,7 @@ impl Problem<'_> {
                     if i != j {
                         let rows_here = &self.rows[row * d..][..rows * d];
                         gemm::linear_backward_weight(rows, d, width, rows_here, tile, &mut part);
-                        kernels::add(own, &part);
+                        add_chunk(&part, own);
                     }
                 }
             });
@@ -267,7 +268,7 @@ fn add_partials(rows: &mut [f32], partial: &[f32], triangle: usize, block: usize
     let length = rows.len();
     rows.par_chunks_mut(block).enumerate().for_each(|(index, chunk)| {
         for part in partial.chunks_exact(length).skip(triangle * index) {
-            kernels::add(chunk, &part[index * block..]);
+            add_chunk(&part[index * block..], chunk);
         }
     });
 }

@@ -104,13 +104,6 @@ vectorized! {
             *s *= factor;
         }
     }
-
-    /// `total += part`, as far as both go.
-    pub(super) fn add(total: &mut [f32], part: &[f32]) {
-        for (total, add) in total.iter_mut().zip(part) {
-            *total += add;
-        }
-    }
 }
 
 fused! {
