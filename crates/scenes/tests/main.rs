@@ -6,7 +6,7 @@ mod rooms;
 
 use anyhow::Result;
 use contrastive_scenes::rng::{Purpose, Stream};
-use contrastive_scenes::{Environment, Error, NAMES, View, by_name, by_name_with_view};
+use contrastive_scenes::{Environment, Error, NAMES, SMALL_NAMES, View, by_name, by_name_with_view};
 
 /// Plays random actions for some steps, over episodes' ends, and returns all frames and rewards.
 fn play(env: &mut dyn Environment, seed: u64, steps: usize) -> Result<(Vec<u8>, Vec<f32>)> {
@@ -30,7 +30,7 @@ fn play(env: &mut dyn Environment, seed: u64, steps: usize) -> Result<(Vec<u8>, 
 
 #[test]
 fn two_runs_are_equal_to_the_byte_and_other_seeds_are_not() {
-    for name in NAMES {
+    for name in NAMES.into_iter().chain(SMALL_NAMES) {
         let view = View { height: 24, width: 32, ..View::default() };
         let mut env = by_name_with_view(name, view).unwrap();
         let first = play(&mut *env, 3, 700).unwrap();

@@ -61,7 +61,7 @@ impl KeysDoorsConfig {
     pub fn small() -> Self {
         Self {
             horizon: 450,
-            puzzle: PuzzleConfig { columns: 2, rows: 2, room: 2, doors: 1, decoys: 0 },
+            puzzle: PuzzleConfig { columns: 2, rows: 2, room: 3, doors: 1, decoys: 0 },
             ..Self::default()
         }
     }
