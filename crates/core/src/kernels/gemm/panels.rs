@@ -168,9 +168,13 @@ pub(crate) fn transpose_rows(
     dst: &mut [f32],
 ) {
     #[cfg(target_arch = "x86_64")]
-    if level() == Level::Avx512 {
-        // SAFETY: the level is only given by a machine that has these instructions.
-        return unsafe { squares::transpose(src, (pitch, count), (used, width), place, dst) };
+    // SAFETY: a level is only given by a machine that has its instructions.
+    match level() {
+        Level::Avx512 => return unsafe { squares::transpose(src, (pitch, count), (used, width), place, dst) },
+        Level::Avx2 => {
+            return unsafe { squares::transpose_eights(src, (pitch, count), (used, width), place, dst) };
+        }
+        Level::Portable => {}
     }
     transpose_plain(src, (pitch, count), (used, width), place, dst);
 }
@@ -233,7 +237,7 @@ mod tests {
     #[test]
     fn transpositions_agree_with_the_definition() {
         for (pitch, count, used, width) in
-            [(1, 1, 1, 16), (40, 33, 5, 16), (64, 64, 32, 32), (90, 17, 19, 32)]
+            [(1, 1, 1, 16), (40, 33, 5, 16), (64, 64, 32, 32), (90, 17, 19, 32), (300, 270, 29, 32)]
         {
             let src = noise((used - 1) * pitch + count, 1);
             let backwards: Vec<usize> = (0..count).rev().collect();
