@@ -51,9 +51,16 @@ pub struct Here {
     pub method: String,
     /// Their protocol.
     pub protocol: String,
+    /// What of the protocol.
+    #[serde(default = "top1")]
+    pub metric: String,
     /// Their data, where the protocol is used on several that the paper has rows for.
     #[serde(default)]
     pub data: Option<String>,
+}
+
+fn top1() -> String {
+    "top1".to_string()
 }
 
 impl Here {
@@ -64,6 +71,7 @@ impl Here {
             let own: Vec<&Measured> = rows
                 .iter()
                 .filter(|row| (&row.method, &row.protocol) == (&self.method, &self.protocol))
+                .filter(|row| row.metric == self.metric)
                 .filter(|row| self.data.as_ref().is_none_or(|data| *data == row.dataset))
                 .collect();
             let mut data: Vec<&str> = Vec::new();
@@ -132,7 +140,8 @@ mod tests {
         assert!(text.contains("| 2x (from memory) | 70.5 |  |  |"), "{text}");
         let json = r#"[{"table": "t", "caption": "c", "metric": "%", "rows": [
             {"setting": "all", "value": 64.6, "here": {"method": "m", "protocol": "p"}},
-            {"setting": "one", "value": 50, "here": {"method": "m", "protocol": "p", "data": "e"}}]}]"#;
+            {"setting": "one", "value": 50, "here": {"method": "m", "protocol": "p", "data": "e"}},
+            {"setting": "five", "value": 50, "here": {"method": "m", "protocol": "p", "metric": "top5"}}]}]"#;
         std::fs::write(&path, json)?;
         let row = |dataset: &str, value: f64| -> Result<Measured> {
             Ok(serde_json::from_value(serde_json::json!({
@@ -144,6 +153,7 @@ mod tests {
         let measured = [("smoke", vec![row("d", 10.0)?, row("e", 20.0)?]), ("small", vec![row("d", 30.0)?])];
         let text = markdown(&read(&path)?, &measured);
         let all = "| all | 64.6 | 10.0 (d, tier smoke); 20.0 (e, tier smoke); 30.0 (d, tier small) |  |";
+        assert!(text.contains("| five | 50 |  |  |"), "{text}");
         assert!(text.contains(all) && text.contains("| one | 50 | 20.0 (e, tier smoke) |  |"), "{text}");
         std::fs::write(&path, "[{}]")?;
         assert!(read(&path).is_err_and(|e| format!("{e:#}").contains("m.json")));
