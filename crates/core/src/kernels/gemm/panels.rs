@@ -170,7 +170,9 @@ pub(crate) fn transpose_rows(
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a level is only given by a machine that has its instructions.
     match level() {
-        Level::Avx512 => return unsafe { squares::transpose(src, (pitch, count), (used, width), place, dst) },
+        Level::Avx512 => {
+            return unsafe { squares::transpose(src, (pitch, count), (used, width), place, dst) };
+        }
         Level::Avx2 => {
             return unsafe { squares::transpose_eights(src, (pitch, count), (used, width), place, dst) };
         }

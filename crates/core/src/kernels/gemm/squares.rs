@@ -114,8 +114,9 @@ pub(super) fn transpose_eights(
                     if row < rows {
                         // SAFETY: row `top + row` is below `used` and has `count` elements, as asserted; the mask leaves
                         // out what is beyond.
-                        *line =
-                            unsafe { _mm256_maskload_ps(src.as_ptr().add((top + row) * pitch + first), mask) };
+                        *line = unsafe {
+                            _mm256_maskload_ps(src.as_ptr().add((top + row) * pitch + first), mask)
+                        };
                     }
                 }
                 for (j, line) in turn_eight(square).into_iter().enumerate() {
