@@ -23,8 +23,13 @@ use super::{About, Measured, Part, Session};
 /// Steps of figure 3.
 const FIGURE_STEPS: usize = 20;
 
-/// What the networks of table 2 and figure 3 are trained for is one so-many-th of table 1's: there are eleven of them.
-const TABLE2: u64 = 3;
+/// What the networks of figure 3 and of table 2's steps are trained for is one so-many-th of table 1's: there are seven
+/// of them.
+const STEPS: u64 = 3;
+
+/// The same for table 2's negatives. Ways to take them part late: after a third of table 1's updates all know the phones
+/// to within two points of each other.
+const NEGATIVES: u64 = 1;
 
 /// Speakers of figure 2 and windows of all of them: the figure stays small.
 const PLANE: (usize, usize) = (10, 400);
@@ -221,7 +226,7 @@ pub fn steps(session: &Session, found: &Found) -> Result<()> {
     let all = collections(session, found)?;
     for collection in &all {
         for seed in session.seeds(&[0]) {
-            let (run, method, _) = collection.trained(session, "cpc-figure3", (seed, TABLE2), |run| {
+            let (run, method, _) = collection.trained(session, "cpc-figure3", (seed, STEPS), |run| {
                 run.method.objective.steps = FIGURE_STEPS
             })?;
             // A batch needs several test windows, which six utterances do not have as they are.
@@ -241,7 +246,8 @@ pub fn steps(session: &Session, found: &Found) -> Result<()> {
     }
     let Some(timit) = all.iter().find(|c| session.small && !c.speakers()) else { return Ok(()) };
     for steps in [2, 4, 8, 12, 16] {
-        ablate(session, timit, &format!("cpc, {steps} steps"), &format!("cpc-steps{steps}"), |run| {
+        let names = (format!("cpc, {steps} steps"), format!("cpc-steps{steps}"));
+        ablate(session, timit, (&names.0, &names.1), STEPS, |run| {
             run.method.objective.steps = steps;
         })?;
     }
@@ -261,7 +267,7 @@ pub fn negatives(session: &Session, found: &Found) -> Result<()> {
     ];
     for (title, scheme, one_speaker) in schemes {
         let name = format!("cpc-negatives-{}", title.replace(", ", "-").replace(' ', "-"));
-        ablate(session, &timit, &format!("cpc, {title}"), &name, |run| {
+        ablate(session, &timit, (&format!("cpc, {title}"), &name), NEGATIVES, |run| {
             run.method.objective.negatives.scheme = scheme;
             run.windows.one_speaker_batches = one_speaker;
         })?;
@@ -269,16 +275,16 @@ pub fn negatives(session: &Session, found: &Found) -> Result<()> {
     Ok(())
 }
 
-/// One row of table 2.
+/// One row of table 2, behind one `part`-th of table 1's updates.
 fn ablate(
     session: &Session,
     collection: &Collection,
-    method: &str,
-    name: &str,
+    (method, name): (&str, &str),
+    part: u64,
     change: impl Fn(&mut SpeechRun),
 ) -> Result<()> {
     for seed in session.seeds(&[0]) {
-        let (run, trained, seconds) = collection.trained(session, name, (seed, TABLE2), &change)?;
+        let (run, trained, seconds) = collection.trained(session, name, (seed, part), &change)?;
         let about = collection.about(method, &run, seconds)?;
         let scores =
             compare(&run, &trained, &[Input::Cpc], &[Probe::linear(Task::Phones)], &collection.parts)?;
