@@ -107,9 +107,11 @@ fn smoke() -> RlRun {
 }
 
 /// In the small worlds rewards are met often enough that a thousand updates teach something. IMPALA's epsilon of 0.1 is
-/// far above the squares of these gradients: with it the rate means much less, and returns grow half as far.
+/// far above the squares of these gradients: with it the rate means much less, and returns grow half as far. With the
+/// auxiliary loss at 0.1 exploring is learnt more slowly than without it; at 0.02 it is not.
 fn small() -> RlRun {
     let mut run = smoke();
+    run.method.cpc.weight = 0.02;
     run.train.epochs = 50;
     run.environment.name = "seek_avoid_small".to_string();
     run.optim.optimizer = OptimizerConfig::RmsProp(RmsPropConfig {
